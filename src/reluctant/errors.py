@@ -1,0 +1,5 @@
+"""The one exception of this library."""
+
+
+class ReluctantError(ValueError):
+    """A call that cannot be served: says what was expected, what came, and how to mend it."""
