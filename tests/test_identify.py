@@ -83,10 +83,10 @@ def _refuse(_: Tensor) -> Tensor:
 
 
 LOOK_ALIKES: list[object] = [
-    *(nn.LeakyReLU(0.02), nn.LeakyReLU(1e-9), nn.ELU(0.5), nn.CELU(1.1), nn.SELU()),
+    *(nn.LeakyReLU(0.02), nn.LeakyReLU(1e-16), nn.ELU(0.5), nn.CELU(1.1), nn.SELU()),
     *(nn.PReLU(init=0.01), nn.RReLU(), nn.RReLU().eval(), nn.Dropout(), nn.Dropout().eval()),
     *(nn.Softplus(beta=2), nn.Softplus(threshold=10), nn.Hardtanh(), nn.Hardtanh(0, 6.001)),
-    *(nn.Threshold(0.5, 0.1), nn.Threshold(0.0, -1e-9), ShiftedThreshold(0.5, 0.0)),
+    *(nn.Threshold(0.5, 0.1), nn.Threshold(0.0, -1e-9), ShiftedThreshold(0.505, 0.0)),
     *(RenamedReLU(), OtherInTraining(), OtherInTraining().eval(), _hooked()),
     *(nn.Softmax(-1), nn.GLU(), nn.LayerNorm(4), nn.BatchNorm1d(3, affine=False)),
     nn.Sequential(nn.ReLU(), nn.Dropout()).eval(),

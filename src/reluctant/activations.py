@@ -8,9 +8,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from .errors import ReluctantError
-from .kernels.codes import HARDSWISH, NONE, RELU, RELU2, RELU6
-from .probe import close, evaluate, grid
+from reluctant.errors import ReluctantError
+from reluctant.kernels.codes import HARDSWISH, NONE, RELU, RELU2, RELU6
+from reluctant.probe import close, evaluate, grid
 
 
 @dataclass(frozen=True)

@@ -6,8 +6,8 @@ from numbers import Integral, Real
 import torch
 from torch import Tensor, nn
 
-from .activations import Activation, resolve
-from .errors import ReluctantError
+from reluctant.activations import Activation, resolve
+from reluctant.errors import ReluctantError
 
 # The published names of the gated layers, and what goes through which activation there.
 GATED = {
