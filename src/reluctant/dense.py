@@ -1,0 +1,80 @@
+"""The dense way: both products in full, by oneDNN where PyTorch lets it be called.
+
+`torch.ops.mkldnn._linear_pointwise` is what Inductor emits for a linear map with an activation. It
+takes plain weights as well as transposed views, so the engine's one storage serves it. It is private
+to PyTorch: where it is missing or refuses, `F.linear` does the work.
+
+Its fused ReLU turns NaN into 0 (so do its clamps), where torch keeps NaN: ReLUs are therefore
+applied by torch, after the product.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from reluctant.activations import Activation, resolve
+
+_POINTWISE: Callable[..., Tensor] | None = getattr(torch.ops.mkldnn, "_linear_pointwise", None)
+
+# Below this many rows of x, MKL's matrix-vector products are the faster ones.
+_FUSED_FROM = 8
+
+# Activations that oneDNN applies as it goes, and that keep NaN: attribute, scalars, algorithm.
+_FUSED: dict[Callable[..., Any], tuple[str, list[float], str]] = {
+    resolve("gelu").function: ("gelu", [], "none"),
+    resolve("gelu_tanh").function: ("gelu", [], "tanh"),
+    resolve("silu").function: ("swish", [], ""),
+    resolve("identity").function: ("none", [], ""),
+}
+
+
+def _fusable(x: Tensor, weight: Tensor) -> bool:
+    return (
+        _POINTWISE is not None
+        and x.dtype == weight.dtype == torch.float32
+        and x.device.type == weight.device.type == "cpu"
+        and x.numel() // max(x.shape[-1], 1) >= _FUSED_FROM
+        and bool(torch.backends.mkldnn.enabled)
+        and not torch.is_autocast_enabled("cpu")
+        and not (torch.is_grad_enabled() and (x.requires_grad or weight.requires_grad))
+    )
+
+
+def linear(
+    x: Tensor, weight: Tensor, bias: Tensor | None, activation: Activation | None = None
+) -> Tensor:
+    """activation(x weight^T + bias). x: (..., n); weight: (k, n); bias: (k,). Gives (..., k).
+
+    Without autograd and in float32 by oneDNN, otherwise as torch does it.
+    """
+    if _fusable(x, weight):
+        fused = _FUSED.get(activation.function) if activation else ("none", [], "")
+        try:
+            y: Tensor = _POINTWISE(x, weight, bias, *(fused or ("none", [], "")))  # type: ignore[misc]
+        except RuntimeError:  # a layout or a build that the op does not take
+            y, fused = F.linear(x, weight, bias), None
+    else:
+        y, fused = F.linear(x, weight, bias), None
+    return y if fused or activation is None else activation(y)
+
+
+def feed_forward(
+    x: Tensor,
+    up: tuple[Tensor, Tensor | None],
+    down: tuple[Tensor, Tensor | None],
+    activation: Activation,
+    gate: tuple[Tensor, Tensor | None] | None = None,
+) -> Tensor:
+    """The whole layer, densely. x: (..., d_model). up, down, gate: weight and bias as in nn.Linear.
+
+    >>> layer = torch.nn.Linear(4, 16), torch.nn.Linear(16, 4)
+    >>> up, down = [(part.weight, part.bias) for part in layer]
+    >>> feed_forward(torch.zeros(2, 4), up, down, resolve("relu")).shape
+    torch.Size([2, 4])
+    """
+    if gate is None:
+        return linear(linear(x, *up, activation), *down)
+    return linear(linear(x, *gate, activation) * linear(x, *up), *down)

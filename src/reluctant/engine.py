@@ -1,0 +1,339 @@
+"""One layer's engine: picks the way (dense, few, many), keeps the sketch true, counts."""
+
+import threading
+from dataclasses import dataclass, replace
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from reluctant import dense, op
+from reluctant.activations import Activation
+from reluctant.errors import ReluctantError
+from reluctant.kernels import few, many
+from reluctant.kernels.codes import NONE
+from reluctant.kernels.threads import run_in_parallel
+from reluctant.neurons import Neurons
+from reluctant.sketch import Sketch
+
+WAYS = ("auto", "dense", "few", "many")
+
+# From measurements (docs/log.md): shares above which the dense way is faster.
+FEW_LIMIT = {1: 0.9, 2: 0.6, 4: 0.4, 8: 0.3, 16: 0.25}  # candidates, by number of tokens
+MANY_LIMIT = 0.25  # active neurons
+_NEVER = 2.0  # no share is above it
+
+_rebuilding = threading.RLock()
+
+
+class Census(NamedTuple):
+    """Counts over all tokens of an input; divide by tokens * d_ff for shares."""
+
+    tokens: int
+    active: int
+    candidates: int
+
+
+@dataclass(frozen=True)
+class _Ready:
+    """What the kernels read, and the weights' stamp when it was made."""
+
+    stamp: tuple[Any, ...]
+    sparse: bool  # whether the sparse ways can serve the layer
+    rows: tuple[Any, ...] = ()  # keys, bias, values, value_bias
+    sketch: Sketch | None = None  # made when a few-token call first needs it
+    few: tuple[Any, ...] = ()  # the kernel's arguments between x and limit
+
+
+class Engine:
+    """Computes `down(f(up(x)))` for one layer from the live weights of its `nn.Linear`s.
+
+    up: nn.Linear(d_model, d_ff), down: nn.Linear(d_ff, d_model), gate like up or None (gated
+    layers take the dense way for now). way: "auto", or one of "dense", "few", "many" to pin it; a
+    layer that a pinned way cannot serve takes the dense way.
+
+    Serves every dtype, device and gradient; the sparse ways serve float32 on the CPU and
+    activations with a `zero_below` and a kernel. Raises ReluctantError for parts that do not fit
+    together and for weights that hold a NaN or an infinity, with nothing changed.
+
+    >>> _ = torch.manual_seed(0)
+    >>> up, down = nn.Linear(64, 256), nn.Linear(256, 64)
+    >>> from reluctant.activations import resolve
+    >>> engine = Engine(up, down, resolve("relu"))
+    >>> x = torch.randn(3, 64)
+    >>> torch.allclose(engine(x), down(torch.relu(up(x))), atol=1e-6)
+    True
+    """
+
+    def __init__(
+        self,
+        up: nn.Linear,
+        down: nn.Linear,
+        activation: Activation,
+        *,
+        gate: nn.Linear | None = None,
+        way: str = "auto",
+    ) -> None:
+        self.neurons = Neurons(up, down, gate)
+        self.activation = activation
+        self.way = way
+        self.calls = {"few": 0, "many": 0, "dense": 0}
+        for name, part in (("up", up), ("down", down), ("gate", gate)):
+            if part is not None and not _finite(part.weight):
+                raise ReluctantError(
+                    f"expected finite weights; {name}.weight holds a NaN or an infinity: repair "
+                    f"the checkpoint, or leave this layer as it is"
+                )
+        self._stride = down.weight.stride()
+        self._start()
+
+    def _start(self) -> None:
+        self._ready: _Ready | None = None
+        self._turn = 0
+        self._handle = op.enlist(self)
+        self._label = op.label(self.activation)
+
+    # Sketch and kernels' views are caches of the weights: copies and pickles make their own.
+    def __getstate__(self) -> dict[str, Any]:
+        state = self.__dict__.copy()
+        for cache in ("_ready", "_turn", "_handle", "_label"):
+            del state[cache]
+        state["calls"] = dict(self.calls)
+        return state
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state)
+        self._start()
+
+    @property
+    def way(self) -> str:
+        """ "auto", or the way that every call takes: "dense", "few" or "many"."""
+        return self._way
+
+    @way.setter
+    def way(self, way: str) -> None:
+        if way not in WAYS:
+            raise ReluctantError(f"expected way to be one of {', '.join(WAYS)}; got {way!r}")
+        self._way = way
+
+    @property
+    def sparse(self) -> bool:
+        """Whether the sparse ways can serve this layer as it is now."""
+        return self._prepare().sparse
+
+    @property
+    def sketch_bytes(self) -> int:
+        """Memory that the engine adds to the model, in bytes."""
+        if not self.sparse:
+            return 0
+        padded = -(-self.neurons.d_model // few.PADDING) * few.PADDING
+        return self.neurons.d_ff * (padded + 8)
+
+    def __call__(self, x: Tensor) -> Tensor:
+        """x: (..., d_model), also a nested tensor. Gives (..., d_model)."""
+        if not torch.compiler.is_compiling() and not self._needs_grad(x):
+            return self.forward(x)
+        w1, b1, w2, b2 = self.neurons.tensors()
+        gate = self.neurons.gate
+        wg, bg = (gate.weight, gate.bias) if gate else (None, None)
+        y: Tensor = op.feed_forward(x, w1, b1, w2, b2, wg, bg, self._handle, self._label)
+        return y
+
+    def _needs_grad(self, x: Tensor) -> bool:
+        return torch.is_grad_enabled() and (
+            x.requires_grad
+            or any(t is not None and t.requires_grad for t in self.neurons.tensors())
+        )
+
+    def forward(self, x: Tensor) -> Tensor:
+        """`__call__` without autograd."""
+        if x.is_nested:
+            return _on_values(self.forward, x)
+        d_model = self.neurons.d_model
+        if x.dim() == 0 or x.shape[-1] != d_model or not x.is_floating_point():
+            raise ReluctantError(
+                f"expected x of shape (..., {d_model}) in a floating dtype; got "
+                f"{tuple(x.shape)} {x.dtype}"
+            )
+        way, ready = self._choose(x)
+        if ready is not None:
+            rows = x.detach() if x.requires_grad else x
+            if x.dim() != 2 or not x.is_contiguous():
+                rows = rows.reshape(-1, d_model).contiguous()
+            out = torch.empty_like(rows)
+            run = self._run_few if way == "few" else self._run_many
+            if run(rows, out, ready):
+                self.calls[way] += 1
+                return out if x.dim() == 2 else out.view(x.shape)
+        self.calls["dense"] += 1
+        return self._dense(x)
+
+    def _choose(self, x: Tensor) -> tuple[str, _Ready | None]:
+        """The way, from this call alone, and what a sparse way reads."""
+        tokens = x.numel() // self.neurons.d_model
+        if (
+            self._way == "dense"
+            or tokens == 0
+            or x.dtype != torch.float32
+            or x.device.type != "cpu"
+            or torch.is_autocast_enabled("cpu")
+        ):
+            return "dense", None
+        way = self._way
+        if way == "auto":
+            way = "few" if tokens <= few.MAX_TOKENS else "many"
+        ready = self._prepare(with_sketch=way == "few")
+        return (way, ready) if ready.sparse else ("dense", None)
+
+    def _dense(self, x: Tensor) -> Tensor:
+        w1, b1, w2, b2 = self.neurons.tensors()
+        gate = self.neurons.gate
+        pair = (gate.weight, gate.bias) if gate else None
+        return dense.feed_forward(x, (w1, b1), (w2, b2), self.activation, pair)
+
+    def _run_few(self, rows: Tensor, out: Tensor, ready: _Ready) -> bool:
+        """False where the dense way should serve: too many candidates, or weights with a NaN."""
+        tokens, totals = rows.shape[0], np.zeros(2, np.int64)
+        limit = _NEVER if self._way == "few" else _limit(tokens)
+        if tokens <= few.MAX_TOKENS:
+            return self._few(rows, out, ready, limit, totals)
+        parts = zip(
+            torch.split(rows, few.MAX_TOKENS), torch.split(out, few.MAX_TOKENS), strict=True
+        )
+        return all(self._few(r, o, ready, limit, totals) for r, o in parts)
+
+    def _few(
+        self,
+        rows: Tensor,
+        out: Tensor,
+        ready: _Ready,
+        limit: float,
+        totals: Any,
+        everything: bool = False,
+    ) -> bool:
+        """One call of the kernel; a second one if it finds that the weights have left the sketch."""
+        for _ in range(2):
+            if ready.sketch is None:
+                return False
+            self._turn += 1
+            work = ready.sketch.q.nbytes * (1 + rows.shape[0] // 4)
+            run = few.run_parallel if run_in_parallel(work) else few.run_serial
+            status = run(
+                rows.numpy(), *ready.few, limit, everything, self._turn, out.numpy(), totals
+            )
+            if status != few.STALE:
+                return bool(status == few.DONE)
+            self.refresh()
+            ready = self._prepare(with_sketch=True)
+        return False
+
+    def _run_many(self, rows: Tensor, out: Tensor, ready: _Ready) -> bool:
+        z = dense.linear(rows, *self.neurons.tensors()[:2])
+        limit = _NEVER if self._way == "many" else MANY_LIMIT
+        run = many.combine_parallel if run_in_parallel(z.nbytes) else many.combine_serial
+        args = (self._threshold(), self.activation.kernel, *ready.rows[2:], limit)
+        return bool(run(z.numpy(), *args, out.numpy()) >= 0)
+
+    def _threshold(self) -> float:
+        # As float32, where torch compares it.
+        return float(np.float32(self.activation.zero_below))
+
+    def _prepare(self, *, with_sketch: bool = False) -> _Ready:
+        """What the kernels read, made anew if the weights have changed."""
+        ready = self._ready
+        if ready is None or ready.stamp != self.neurons.stamp():
+            ready = None
+        elif not with_sketch or ready.sketch is not None or not ready.sparse:
+            return ready
+        with _rebuilding, torch.no_grad():
+            ready = self._views() if ready is None else ready
+            if with_sketch and ready.sparse:
+                ready = self._sketched(ready)
+            self._ready = ready
+        return ready
+
+    def _views(self) -> _Ready:
+        neurons = self.neurons
+        w1, b1, w2, b2 = neurons.tensors()
+        servable = (
+            self.activation.kernel != NONE
+            and neurons.gate is None
+            and all(t is None or t.dtype == torch.float32 for t in (w1, b1, w2, b2))
+            and all(t is None or t.device.type == "cpu" for t in (w1, b1, w2, b2))
+            and w1.is_contiguous()
+            and _finite(w2)  # skipping a zero would hide 0 * inf = NaN
+        )
+        if not servable:
+            return _Ready(neurons.stamp(), False)
+        neurons.lay_out()
+        w1, b1, w2, b2 = (None if t is None else t.detach() for t in neurons.tensors())  # type: ignore[assignment]
+        bias = torch.zeros(neurons.d_ff) if b1 is None else b1
+        value_bias = torch.zeros(neurons.d_model) if b2 is None else b2
+        rows = (w1, bias.contiguous(), w2.t(), value_bias.contiguous())
+        return _Ready(neurons.stamp(), True, tuple(t.numpy() for t in rows))
+
+    def _sketched(self, ready: _Ready) -> _Ready:
+        try:
+            sketch = Sketch.of(self.neurons.keys)
+        except ReluctantError:  # a NaN has come into the keys: the dense way shows it
+            return replace(ready, sparse=False)
+        arguments = (
+            *(sketch.q, sketch.scale, sketch.radius, *ready.rows, sketch.probe_at, sketch.probe),
+            *(sketch.max_norm, sketch.slack, self._threshold(), self.activation.kernel),
+        )
+        return replace(ready, sketch=sketch, few=arguments)
+
+    def refresh(self) -> None:
+        """Forget what was derived from the weights: for those who write behind torch's back."""
+        self._ready = None
+
+    def detach(self) -> None:
+        """Give W2 the memory layout it had before the engine."""
+        self.refresh()
+        weight = self.neurons.down.weight
+        if weight.stride() != self._stride:
+            old = torch.empty_strided(
+                weight.shape, self._stride, dtype=weight.dtype, device=weight.device
+            )
+            weight.data = old.copy_(weight.data)
+
+    def census(self, x: Tensor) -> Census:
+        """How many neurons are active, and how many the sketch could not rule out, for x.
+
+        x: (..., d_model). A layer that no sketch serves has d_ff candidates a token; its active
+        neurons are those whose f(z) is not zero.
+        """
+        with torch.no_grad():
+            rows = x.detach().reshape(-1, self.neurons.d_model).contiguous()
+            tokens = rows.shape[0]
+            totals, ready = np.zeros(2, np.int64), self._prepare(with_sketch=True)
+            served = tokens > 0 and rows.dtype == torch.float32 and ready.sparse
+            for part in torch.split(rows, few.MAX_TOKENS) if served else ():
+                served = served and self._few(part, torch.empty_like(part), ready, _NEVER, totals)
+            active, candidates = (int(n) for n in totals)
+            if not served:
+                fires = self.neurons.gate or self.neurons.up
+                h = self.activation(nn.functional.linear(rows, fires.weight, fires.bias))
+                active, candidates = int((h != 0).sum()), h.numel()
+        return Census(tokens, active, candidates)
+
+
+def _limit(tokens: int) -> float:
+    return next(limit for most, limit in FEW_LIMIT.items() if tokens <= most)
+
+
+def _finite(weight: Tensor) -> bool:
+    if weight.device.type == "meta" or weight.numel() == 0:
+        return True
+    return bool(torch.isfinite(torch.stack(torch.aminmax(weight.detach()))).all())
+
+
+def _on_values(function: Any, x: Tensor) -> Tensor:
+    """Applies a position-wise function to the positions that a nested tensor holds."""
+    if x.layout == torch.jagged:
+        offsets: Tensor = x.offsets()  # type: ignore[attr-defined]
+        return torch.nested.nested_tensor_from_jagged(function(x.values()), offsets)
+    parts = x.unbind()
+    lengths = [len(p) for p in parts]
+    return torch.nested.as_nested_tensor(list(function(torch.cat(parts)).split(lengths)))

@@ -1,0 +1,56 @@
+"""Rows to int8: the arithmetic of `reluctant.sketch`."""
+
+from typing import Any
+
+import numpy as np
+from numba import njit, prange
+
+_STRICT: dict[str, Any] = {"nogil": True, "cache": True, "error_model": "numpy"}
+
+
+@njit(fastmath={"reassoc", "contract"}, **_STRICT)
+def _norms(row: Any, q: Any, scale: float) -> Any:
+    """||k - s q||, ||s q||, ||k|| in float64, where k - s q is exact and s q too."""
+    off, own, key = 0.0, 0.0, 0.0
+    for j in range(row.shape[0]):
+        k, s = np.float64(row[j]), scale * np.float64(q[j])
+        off += (k - s) * (k - s)
+        own += s * s
+        key += k * k
+    return np.sqrt(off), np.sqrt(own), np.sqrt(key)
+
+
+@njit(**_STRICT)
+def _quantise_row(row: Any, tiniest: float, q: Any) -> Any:
+    """Writes q; gives the scale, 0 where the row is too small to be sketched."""
+    largest = np.float32(0.0)
+    for j in range(row.shape[0]):
+        largest = max(largest, abs(row[j]))
+    scale = np.float32(largest / np.float32(127.0))
+    if not scale >= tiniest:
+        return np.float32(0.0)
+    inverse = 1.0 / np.float64(scale)
+    for j in range(row.shape[0]):
+        # Rounding to the nearest is for tightness only: the proof takes any q.
+        q[j] = np.int8(min(max(np.rint(np.float64(row[j]) * inverse), -127.0), 127.0))
+    return scale
+
+
+@njit(**_STRICT)
+def _quantise(i: int, rows: Any, tiniest: float, q: Any, scale: Any, norms: Any) -> None:
+    scale[i] = _quantise_row(rows[i], tiniest, q[i])
+    norms[i, 0], norms[i, 1], norms[i, 2] = _norms(rows[i], q[i], np.float64(scale[i]))
+
+
+@njit(**_STRICT)
+def quantise_serial(rows: Any, tiniest: float, q: Any, scale: Any, norms: Any) -> None:
+    """rows: (n, d) float32 -> q: (n, >= d) int8 zeros, scale: (n,) float32, norms: (n, 3) float64."""
+    for i in range(rows.shape[0]):
+        _quantise(i, rows, tiniest, q, scale, norms)
+
+
+@njit(parallel=True, **_STRICT)
+def quantise_parallel(rows: Any, tiniest: float, q: Any, scale: Any, norms: Any) -> None:
+    """`quantise_serial` on Numba's threads."""
+    for i in prange(rows.shape[0]):
+        _quantise(i, rows, tiniest, q, scale, norms)

@@ -1,0 +1,224 @@
+"""LLVM building blocks of the kernels: dot products and sums of rows, vector by vector.
+
+Why not plain loops: on many x86 machines LLVM's loop vectoriser prefers 256-bit registers and
+needs `reassoc` to vectorise a sum at all, which leaves the order of the additions to the compiler.
+Written out, the order is ours: it is the same for every row, thread and call, and NaN and infinity
+behave as in IEEE 754. Vectors are 16 floats long; LLVM splits them where the machine's are shorter.
+
+Arrays must be C-contiguous. Nothing here checks bounds.
+"""
+
+from typing import Any
+
+from llvmlite import ir
+from numba import types
+from numba.core import cgutils
+from numba.extending import intrinsic
+
+LANES = 16
+
+_F32, _I8, _I32, _I64 = ir.FloatType(), ir.IntType(8), ir.IntType(32), ir.IntType(64)
+_VF = ir.VectorType(_F32, LANES)
+_VI8 = ir.VectorType(_I8, LANES)
+_VI32 = ir.VectorType(_I32, LANES)
+_ZEROS = ir.Constant(_VF, [0.0] * LANES)
+
+
+class _Emitter:
+    """The few operations that the intrinsics below are made of."""
+
+    def __init__(self, context: Any, builder: Any, signature: Any, args: Any) -> None:
+        self.context, self.b, self.signature, self.args = context, builder, signature, args
+
+    def array(self, position: int) -> tuple[Any, Any]:
+        """Data pointer of an array argument, and the length of its last axis."""
+        kind = self.signature.args[position]
+        array = self.context.make_array(kind)(self.context, self.b, self.args[position])
+        return array.data, cgutils.unpack_tuple(self.b, array.shape, kind.ndim)[-1]
+
+    def row(self, data: Any, width: Any, index: Any, plus: int = 0) -> Any:
+        return self.b.gep(data, [self.b.mul(self.b.add(index, _I64(plus)), width)])
+
+    def load(self, pointer: Any, offset: Any, integer: bool = False) -> Any:
+        at = self.b.gep(pointer, [offset])
+        if integer:  # 16 bytes, widened to float32: exact
+            raw = self.b.load(self.b.bitcast(at, _VI8.as_pointer()), align=1)
+            return self.b.sitofp(self.b.sext(raw, _VI32), _VF)
+        return self.b.load(self.b.bitcast(at, _VF.as_pointer()), align=4)
+
+    def store(self, value: Any, pointer: Any, offset: Any) -> None:
+        at = self.b.gep(pointer, [offset])
+        self.b.store(value, self.b.bitcast(at, _VF.as_pointer()), align=4)
+
+    def fma(self, x: Any, y: Any, z: Any) -> Any:
+        name = "llvm.fmuladd.v16f32" if x.type == _VF else "llvm.fmuladd.f32"
+        kind = ir.FunctionType(x.type, [x.type] * 3)
+        function = cgutils.get_or_insert_function(self.b.module, kind, name)
+        return self.b.call(function, [x, y, z])
+
+    def total(self, vector: Any) -> Any:
+        """Sum of the 16 lanes, halves onto halves."""
+        width = LANES
+        while width > 1:
+            width //= 2
+            order = [i + width if i < width else i for i in range(LANES)]
+            mask = ir.Constant(_VI32, order)
+            vector = self.b.fadd(vector, self.b.shuffle_vector(vector, _ZEROS, mask))
+        return self.b.extract_element(vector, _I32(0))
+
+    def splat(self, scalar: Any) -> Any:
+        single = self.b.insert_element(ir.Constant(_VF, ir.Undefined), scalar, _I32(0))
+        mask = ir.Constant(_VI32, [0] * LANES)
+        return self.b.shuffle_vector(single, ir.Constant(_VF, ir.Undefined), mask)
+
+    def loop(self, start: Any, stop: Any, step: int, carried: list[Any], body: Any) -> list[Any]:
+        """`for j in range(start, stop, step)` with carried values; whole steps only."""
+        b = self.b
+        before = b.block
+        head, inside, after = (b.append_basic_block(n) for n in ("head", "body", "after"))
+        b.branch(head)
+        b.position_at_end(head)
+        j = b.phi(_I64)
+        j.add_incoming(start, before)
+        phis = []
+        for value in carried:
+            phi = b.phi(value.type)
+            phi.add_incoming(value, before)
+            phis.append(phi)
+        following = b.add(j, _I64(step))
+        b.cbranch(b.icmp_signed("<=", following, stop), inside, after)
+        b.position_at_end(inside)
+        for phi, value in zip(phis, body(j, list(phis)), strict=True):
+            phi.add_incoming(value, b.block)
+        j.add_incoming(following, b.block)
+        b.branch(head)
+        b.position_at_end(after)
+        return [j, *phis]
+
+
+def dot(rows: int, tokens: int, unroll: int, *, integer: bool) -> Any:
+    """An intrinsic `f(w, i, x, m, d)`: the products of rows i.. of w with tokens m.. of x.
+
+    w: (n, >= d) int8 or float32; x: (m, >= d) float32. Gives rows * tokens float32, row by row.
+    `unroll` steps of 16 run side by side, each with its own accumulators, so that the additions'
+    latency does not set the pace; several rows a pass let one reading of x serve them all.
+    """
+
+    @intrinsic
+    def kernel(_: Any, w: Any, i: Any, x: Any, m: Any, d: Any) -> Any:
+        count = rows * tokens
+        result = types.UniTuple(types.float32, count)
+
+        def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+            e = _Emitter(context, builder, signature, args)
+            (w_data, w_width), (x_data, x_width) = e.array(0), e.array(2)
+            d_value = args[4]
+            w_rows = [e.row(w_data, w_width, args[1], r) for r in range(rows)]
+            x_rows = [e.row(x_data, x_width, args[3], t) for t in range(tokens)]
+
+            def step(j: Any, sums: list[Any], u: int, offset: int) -> list[Any]:
+                at = e.b.add(j, _I64(offset))
+                columns = [e.load(p, at) for p in x_rows]
+                for r in range(rows):
+                    weights = e.load(w_rows[r], at, integer)
+                    for t in range(tokens):
+                        k = u * count + r * tokens + t
+                        sums[k] = e.fma(weights, columns[t], sums[k])
+                return sums
+
+            def wide(j: Any, sums: list[Any]) -> list[Any]:
+                for u in range(unroll):
+                    sums = step(j, sums, u, u * LANES)
+                return sums
+
+            def tail(j: Any, sums: list[Any]) -> list[Any]:
+                for r in range(rows):
+                    weight = e.b.load(e.b.gep(w_rows[r], [j]))
+                    weight = e.b.sitofp(weight, _F32) if integer else weight
+                    for t in range(tokens):
+                        k = r * tokens + t
+                        column = e.b.load(e.b.gep(x_rows[t], [j]))
+                        sums[k] = e.fma(weight, column, sums[k])
+                return sums
+
+            j, *sums = e.loop(_I64(0), d_value, unroll * LANES, [_ZEROS] * count * unroll, wide)
+            if unroll > 1:
+                j, *sums = e.loop(j, d_value, LANES, sums, lambda j, s: step(j, s, 0, 0))
+            for u in range(1, unroll):
+                for k in range(count):
+                    sums[k] = e.b.fadd(sums[k], sums[u * count + k])
+            totals = [e.total(v) for v in sums[:count]]
+            _, *totals = e.loop(j, d_value, 1, totals, tail)
+            return context.make_tuple(builder, result, totals)
+
+        return result(w, types.intp, x, types.intp, types.intp), generate
+
+    return kernel
+
+
+def add_rows(vectors: int) -> Any:
+    """An intrinsic `f(y, m, c, v, index, h, start, stop)`: y[m, c:c+w] += sum_p h[p] v[index[p], c:c+w].
+
+    w = 16 * vectors columns (0 vectors: a single column). The sums stay in registers over the
+    whole list: y is read and written once. Each column is one chain of multiply-adds in list order,
+    so that its bits do not depend on how the columns are divided.
+
+    y: (m, d) float32; v: (n, d) float32; index: int32; h: float32.
+    """
+
+    @intrinsic
+    def kernel(
+        _: Any, y: Any, m: Any, c: Any, v: Any, index: Any, h: Any, start: Any, stop: Any
+    ) -> Any:
+        def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+            e = _Emitter(context, builder, signature, args)
+            y_data, y_width = e.array(0)
+            v_data, v_width = e.array(3)
+            index_data, h_data = e.array(4)[0], e.array(5)[0]
+            column = args[2]
+            y_row = e.b.gep(e.row(y_data, y_width, args[1]), [column])
+            offsets = [_I64(k * LANES) for k in range(vectors)]
+            scalar = vectors == 0
+
+            def body(p: Any, sums: list[Any]) -> list[Any]:
+                i = e.b.sext(e.b.load(e.b.gep(index_data, [p])), _I64)
+                row = e.b.gep(e.row(v_data, v_width, i), [column])
+                weight = e.b.load(e.b.gep(h_data, [p]))
+                if scalar:
+                    return [e.fma(weight, e.b.load(row), sums[0])]
+                weight = e.splat(weight)
+                return [
+                    e.fma(weight, e.load(row, o), s) for o, s in zip(offsets, sums, strict=True)
+                ]
+
+            first = [e.b.load(y_row)] if scalar else [e.load(y_row, o) for o in offsets]
+            _, *sums = e.loop(args[6], args[7], 1, first, body)
+            if scalar:
+                e.b.store(sums[0], y_row)
+            else:
+                for offset, value in zip(offsets, sums, strict=True):
+                    e.store(value, y_row, offset)
+            return context.get_dummy_value()
+
+        n = types.intp
+        return types.void(y, n, n, v, index, h, n, n), generate
+
+    return kernel
+
+
+@intrinsic
+def prefetch(_: Any, array: Any, row: Any, column: Any) -> Any:
+    """Ask for the cache line of array[row, column] ahead of its use."""
+
+    def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        e = _Emitter(context, builder, signature, args)
+        data, width = e.array(0)
+        at = e.b.gep(e.row(data, width, args[1]), [args[2]])
+        pointer = _I8.as_pointer()
+        kind = ir.FunctionType(ir.VoidType(), [pointer, _I32, _I32, _I32])
+        function = cgutils.get_or_insert_function(e.b.module, kind, "llvm.prefetch.p0")
+        # read (0), keep in all cache levels (3), data (1)
+        e.b.call(function, [e.b.bitcast(at, pointer), _I32(0), _I32(3), _I32(1)])
+        return context.get_dummy_value()
+
+    return types.void(array, types.intp, types.intp), generate

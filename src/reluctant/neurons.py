@@ -1,0 +1,112 @@
+"""The weights of one feed-forward layer as rows: a neuron is a key and a value.
+
+One storage serves every way of computing: the value rows are W2 transposed, and W2 stays visible to
+the model as their transposed view. Everything is read off the live `nn.Linear`s at each call, so that
+a replaced or re-typed parameter is never missed.
+"""
+
+from dataclasses import dataclass
+from typing import Any
+
+from torch import Tensor, nn
+from torch.optim.optimizer import register_optimizer_step_post_hook
+
+from reluctant.errors import ReluctantError
+
+_steps = 0  # optimizer steps of this process: fused optimizers do not raise a tensor's version
+
+
+def _count_step(*_: Any) -> None:
+    global _steps  # noqa: PLW0603
+    _steps += 1
+
+
+register_optimizer_step_post_hook(_count_step)
+
+
+def _mark(tensor: Tensor | None) -> tuple[Any, ...] | None:
+    if tensor is None:
+        return None
+    version = -1 if tensor.is_inference() else tensor._version
+    return (tensor.data_ptr(), version, tensor.dtype, tensor.stride())
+
+
+@dataclass
+class Neurons:
+    """The layer `down(f(up(x)))`, or gated `down(f(gate(x)) * up(x))`, seen neuron by neuron.
+
+    up, gate: `nn.Linear(d_model, d_ff)`; down: `nn.Linear(d_ff, d_model)`. Raises ReluctantError if
+    their sizes or dtypes do not fit together.
+
+    >>> neurons = Neurons(nn.Linear(8, 32), nn.Linear(32, 8))
+    >>> neurons.d_model, neurons.d_ff, tuple(neurons.keys.shape), tuple(neurons.values.shape)
+    (8, 32, (32, 8), (32, 8))
+    """
+
+    up: nn.Linear
+    down: nn.Linear
+    gate: nn.Linear | None = None
+
+    def __post_init__(self) -> None:
+        parts = {"up": self.up, "down": self.down} | ({"gate": self.gate} if self.gate else {})
+        for name, part in parts.items():
+            if not isinstance(part, nn.Linear):
+                raise ReluctantError(f"expected nn.Linear as {name}; got {type(part).__name__}")
+        d_ff, d_model = self.up.weight.shape
+        if tuple(self.down.weight.shape) != (d_model, d_ff):
+            raise ReluctantError(
+                f"expected down to lead from d_ff = {d_ff} back to d_model = {d_model}: a weight of "
+                f"shape {(d_model, d_ff)}; got {tuple(self.down.weight.shape)}"
+            )
+        if self.gate is not None and self.gate.weight.shape != self.up.weight.shape:
+            raise ReluctantError(
+                f"expected the gate's weight to have up's shape {(d_ff, d_model)}; got "
+                f"{tuple(self.gate.weight.shape)}"
+            )
+        kinds = {(p.weight.dtype, p.weight.device) for p in parts.values()}
+        if len(kinds) > 1:
+            raise ReluctantError(f"expected one dtype and device for the layer; got {kinds}")
+
+    @property
+    def d_model(self) -> int:
+        """Length of a key and of a value."""
+        return self.up.in_features
+
+    @property
+    def d_ff(self) -> int:
+        """Number of neurons."""
+        return self.up.out_features
+
+    @property
+    def keys(self) -> Tensor:
+        """(d_ff, d_model): row i is column i of W1."""
+        return self.up.weight
+
+    @property
+    def values(self) -> Tensor:
+        """(d_ff, d_model): row i is row i of W2. A view of `down.weight`."""
+        return self.down.weight.t()
+
+    def tensors(self) -> tuple[Tensor, Tensor | None, Tensor, Tensor | None]:
+        """W1 (as keys), b1, `down.weight`, b2, as they are now."""
+        up, down = self.up._parameters, self.down._parameters
+        return up["weight"], up["bias"], down["weight"], down["bias"]  # type: ignore[return-value]
+
+    def stamp(self) -> tuple[Any, ...]:
+        """Where the weights lie, as what, and how often they were written: equal as long as torch
+        knows of no change. Biases are read afresh at every call, so their version does not matter.
+        """
+        w1, b1, w2, b2 = self.tensors()
+        return (
+            _mark(w1),
+            _mark(w2),
+            0 if b1 is None else b1.data_ptr(),
+            0 if b2 is None else b2.data_ptr(),
+            _steps,
+        )
+
+    def lay_out(self) -> None:
+        """Store W2 as contiguous value rows. Shape, value and identity of the parameter stay."""
+        weight = self.down.weight
+        if not weight.t().is_contiguous():
+            weight.data = weight.data.t().contiguous().t()

@@ -1,0 +1,130 @@
+"""The engine as an operator of PyTorch, for autograd and `torch.compile`.
+
+It takes every tensor it may read, so one compiled graph serves all layers of a shape. `handle`
+belongs to the engine that holds the sketch of these weights. Where that engine is not to be found -
+in another process, an exported program, a copy of the weights - the operator is dense.
+"""
+
+import weakref
+from dataclasses import replace
+from typing import Any, Protocol
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from reluctant import dense
+from reluctant.activations import Activation, resolve
+from reluctant.errors import ReluctantError
+from reluctant.neurons import Neurons
+
+
+class Server(Protocol):
+    """What the operator asks of an engine."""
+
+    neurons: Neurons
+
+    def forward(self, x: Tensor) -> Tensor:
+        """The layer, without autograd."""
+
+
+_servers: "weakref.WeakValueDictionary[int, Server]" = weakref.WeakValueDictionary()
+_unregistered: dict[str, Activation] = {}
+
+
+def enlist(server: Server) -> Tensor:
+    """A handle for this engine: a tensor, so that graphs take it as an input, not as a constant."""
+    handle = torch.zeros(1)
+    _servers[handle.data_ptr()] = server
+    return handle
+
+
+def label(activation: Activation) -> str:
+    """The string that stands for an activation in a graph: its name, made unique if need be."""
+    name, known = activation.name, _unregistered.get(activation.name)
+    if known is None:
+        try:
+            known = resolve(name)
+        except ReluctantError:
+            known = _unregistered[name] = activation
+    if known == activation:
+        return name
+    return label(replace(activation, name=f"{name}'"))
+
+
+def _labelled(name: str) -> Activation:
+    return _unregistered.get(name) or resolve(name)
+
+
+@torch.library.custom_op("reluctant::feed_forward", mutates_args=(), device_types=None)
+def feed_forward(
+    x: Tensor,
+    w1: Tensor,
+    b1: Tensor | None,
+    w2: Tensor,
+    b2: Tensor | None,
+    wg: Tensor | None,
+    bg: Tensor | None,
+    handle: Tensor,
+    activation: str,
+) -> Tensor:
+    """down(f(up(x))) from W1 (d_ff, d_model), b1, W2 (d_model, d_ff), b2; gated with wg, bg."""
+    server = _servers.get(handle.data_ptr())
+    if server is not None:
+        mine = server.neurons.tensors()
+        if all(_same(a, b) for a, b in zip(mine, (w1, b1, w2, b2), strict=True)):
+            return server.forward(x)
+    gate = None if wg is None else (wg, bg)
+    return dense.feed_forward(x, (w1, b1), (w2, b2), _labelled(activation), gate)
+
+
+def _same(a: Tensor | None, b: Tensor | None) -> bool:
+    if a is None or b is None:
+        return a is b
+    return a.data_ptr() == b.data_ptr() and a.shape == b.shape and a.dtype == b.dtype
+
+
+@feed_forward.register_fake
+def _(
+    x: Tensor,
+    w1: Tensor,
+    b1: Tensor | None,
+    w2: Tensor,
+    b2: Tensor | None,
+    wg: Tensor | None,
+    bg: Tensor | None,
+    handle: Tensor,
+    activation: str,
+) -> Tensor:
+    return torch.empty_like(x, memory_format=torch.contiguous_format)
+
+
+def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+    *tensors, _handle, name = inputs
+    ctx.activation = _labelled(name)
+    ctx.save_for_backward(*tensors)
+
+
+def _backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+    """Recomputes the layer densely, in torch, and differentiates that."""
+    saved = ctx.saved_tensors
+    wanted = [i for i, needed in enumerate(ctx.needs_input_grad[: len(saved)]) if needed]
+    with torch.enable_grad():
+        # Views, so that a second derivative (create_graph) leads back to the originals.
+        inputs = [t.view_as(t) if t is not None and i in wanted else t for i, t in enumerate(saved)]
+        x, w1, b1, w2, b2, wg, bg = inputs
+        if wg is None:
+            hidden = ctx.activation(F.linear(x, w1, b1))
+        else:
+            hidden = ctx.activation(F.linear(x, wg, bg)) * F.linear(x, w1, b1)
+        y = F.linear(hidden, w2, b2)
+    grads: list[Tensor | None] = [None] * (len(saved) + 2)
+    found = torch.autograd.grad(
+        y, [inputs[i] for i in wanted], grad, create_graph=torch.is_grad_enabled()
+    )
+    for i, g in zip(wanted, found, strict=True):
+        grads[i] = g
+    return tuple(grads)
+
+
+feed_forward.register_autograd(_backward, setup_context=_setup_context)

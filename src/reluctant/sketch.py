@@ -1,0 +1,142 @@
+"""The int8 sketch of the keys, its radius, and the proof that a certified zero is one.
+
+Notation: u = 2^-24 is float32's unit roundoff, gamma_n = n u / (1 - n u). For a neuron with key k
+(d long) and bias b, z = <k, x> + b. The sketch is integers q in [-127, 127]^d and a scale s; write
+k^ = s q and r = k - k^. N is ||x||_2 rounded up. The kernel computes S, the float32 sum of q_j x_j in
+some order, and from it in float64 the estimate e = s S + b.
+
+    radius = ( ||r|| + gamma_{d+4} ||k^|| + gamma_{d+8} ||k|| ) (1 + 16 u)      rounded up to float32
+
+**Lemma.** If  e + N radius + gamma_{d+8} |b| < t,  then every float32 evaluation of z - its d products
+and d additions in any order and grouping, the bias anywhere among them, with or without FMA, with
+subnormals kept or flushed - gives a finite value <= t.
+
+*Proof.* (1) A float32 sum of n products errs by at most gamma_n times the sum of their absolute
+values, which for <q, x> is at most ||q|| N (Cauchy-Schwarz): S is off by gamma_d ||q|| N, so s S is off
+<k^, x> by gamma_d ||k^|| N. (2) <k, x> = <k^, x> + <r, x>, and |<r, x>| <= ||r|| N. (3) A float32 evaluation of
+z, the bias one more term, is off z by gamma_{d+1} (||k|| N + |b|). Together, every evaluation is at most
+e + (||r|| + gamma_d ||k^|| + gamma_{d+1} ||k||) N + gamma_{d+1} |b|. (4) Underflow, flushed or gradual, adds to (1) and
+(3) at most 2^-126 for each of 2 d + 3 operations, and flushed operands 2^-126 sqrt(d) (||k|| + N). A key is
+sketched only if s >= 2^-40, so ||k|| and ||k^|| are above 2^-34, and x is served only if N >= 2^-40: then
+these are below 3 u ||k|| N and, for (1), below u ||k^|| N (d < 2^22). (5) The float64 steps err by a few
+2^-53 of |s S| + |b| + N radius. (4) and (5) are what the indices d + 4 and d + 8 hold more than d and
+d + 1. (6) No evaluation overflows: N max||k|| < 2^125 and |e| < 2^126, hence |b| < 2^127. The same bound
+on e keeps out an S that overflowed. []
+
+If f is exactly zero at every finite point <= t, the neuron contributes exactly nothing.
+
+Why not one rounding term, nor a looser "tiny" rule: without gamma ||k|| a key that is exactly on the
+sketch's grid can be certified and still fire in a sequential float32 sum; without gamma |b| so can a
+neuron with t != 0 whose bias is added first; and with s = 2^-86, ||x|| = 2^-46 products fall on both
+sides of the underflow threshold, where no multiple of ||k|| ||x|| bounds the error. `tests/test_sketch.py`
+keeps a case of each.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from reluctant.errors import ReluctantError
+from reluctant.kernels import quantise
+from reluctant.kernels.few import PADDING
+from reluctant.kernels.threads import run_in_parallel
+
+UNIT = 2.0**-24
+TINIEST_SCALE = 2.0**-40
+LONGEST = 2**22
+_PROBES = 64
+
+
+def gamma(n: int) -> float:
+    """gamma_n = n u / (1 - n u) (Higham, Accuracy and Stability of Numerical Algorithms, ch. 3)."""
+    return n * UNIT / (1 - n * UNIT)
+
+
+def radius_terms(norms: npt.NDArray[np.float64], d: int) -> npt.NDArray[np.float64]:
+    """The radius' three terms, (n, 3), from the norms (n, 3) of k - k^, k^ and k.
+
+    >>> radius_terms(np.array([[0.5, 100.0, 100.0]]), d=64)[0, 0]
+    np.float64(0.5)
+    """
+    return np.multiply(norms, [1.0, gamma(d + 4), gamma(d + 8)])
+
+
+def radius_of(terms: npt.NDArray[np.float64]) -> npt.NDArray[np.float32]:
+    """Their sum, made a little larger and rounded up to float32."""
+    exact = terms.sum(axis=1) * (1 + 16 * UNIT)
+    with np.errstate(over="ignore"):  # an infinite radius certifies nothing, as it should
+        rounded = exact.astype(np.float32)
+    upward = np.nextafter(rounded, np.float32(np.inf))
+    return np.asarray(np.where(rounded < exact, upward, rounded), np.float32)
+
+
+@dataclass(frozen=True)
+class Sketch:
+    """int8 copy of the rows that feed the activation, with what the bound needs.
+
+    q: (d_ff, d_model padded to 64) int8, zeros in the padding; scale, radius: (d_ff,) float32;
+    max_norm: the largest ||k||; slack: gamma_{d+8}, the share of |b| in the bound;
+    probe_at: flat positions of a few weights; probe: what stood there when the sketch was made.
+    """
+
+    q: npt.NDArray[np.int8]
+    scale: npt.NDArray[np.float32]
+    radius: npt.NDArray[np.float32]
+    max_norm: float
+    slack: float
+    probe_at: npt.NDArray[np.int64]
+    probe: npt.NDArray[np.float32]
+
+    @staticmethod
+    def of(keys: torch.Tensor) -> "Sketch":
+        """The sketch of keys, (d_ff, d_model) float32 on the CPU.
+
+        Raises ReluctantError for weights that hold a NaN or an infinity: the dense way computes
+        0 * inf = NaN there, which skipping would hide.
+
+        >>> sketch = Sketch.of(torch.tensor([[127.0, -64.0, 0.0]]))
+        >>> sketch.q[0, :3], sketch.scale
+        (array([127, -64,   0], dtype=int8), array([1.], dtype=float32))
+        """
+        if keys.dim() != 2 or keys.dtype != torch.float32 or keys.device.type != "cpu":
+            raise ReluctantError(
+                f"a sketch is made of keys (d_ff, d_model) in float32 on the CPU; got "
+                f"{tuple(keys.shape)} {keys.dtype} on {keys.device}"
+            )
+        d_ff, d = keys.shape
+        if d >= LONGEST:
+            raise ReluctantError(f"the proof holds for d_model < {LONGEST}; got {d}")
+        rows = keys.detach().contiguous().numpy()
+        q = np.zeros((d_ff, -(-d // PADDING) * PADDING), np.int8)
+        scale = np.empty(d_ff, np.float32)
+        norms = np.empty((d_ff, 3), np.float64)
+        run = (
+            quantise.quantise_parallel if run_in_parallel(rows.nbytes) else quantise.quantise_serial
+        )
+        run(rows, TINIEST_SCALE, q, scale, norms)
+        if not np.isfinite(norms[:, 2]).all():
+            raise ReluctantError(
+                "expected finite weights; the first matrix holds a NaN or an infinity: "
+                "repair the checkpoint, or leave this layer as it is"
+            )
+        radius = radius_of(radius_terms(norms, d))
+        radius[scale == 0] = np.inf  # too small to be sketched: never certified
+        # A weight in every so many rows, at a different column each: whoever rewrites the matrix
+        # rewrites these.
+        at = np.linspace(0, rows.size - 1, min(_PROBES, rows.size)).astype(np.int64)
+        return Sketch(
+            q=q,
+            scale=scale,
+            radius=radius,
+            max_norm=float(norms[:, 2].max()),
+            slack=gamma(d + 8),
+            probe_at=at,
+            probe=rows.reshape(-1)[at],
+        )
+
+    @property
+    def nbytes(self) -> int:
+        """Memory, in bytes."""
+        return self.q.nbytes + self.scale.nbytes + self.radius.nbytes
