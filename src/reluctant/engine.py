@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from reluctant import dense, op
-from reluctant.activations import Activation
+from reluctant.activations import Activation, resolve
 from reluctant.errors import ReluctantError
 from reluctant.kernels import few, many
 from reluctant.kernels.codes import NONE
@@ -76,7 +76,7 @@ class Engine:
         way: str = "auto",
     ) -> None:
         self.neurons = Neurons(up, down, gate)
-        self.activation = activation
+        self.activation = resolve(activation)  # checks what an unregistered one claims
         self.way = way
         self.calls = {"few": 0, "many": 0, "dense": 0}
         for name, part in (("up", up), ("down", down), ("gate", gate)):

@@ -17,13 +17,13 @@ import numpy.typing as npt
 from numba import njit, prange
 
 from reluctant.kernels.activate import activate, is_active
-from reluctant.kernels.vector import add_rows, dot, prefetch
+from reluctant.kernels.rows import CHUNK, add_list
+from reluctant.kernels.vector import dot, prefetch
 
 MAX_TOKENS = 16
 BLOCKS = 16
 BLOCK_FLOOR = 64  # neurons: a smaller block is not worth its loop
 PADDING = 64  # the sketch's rows are padded to whole cache lines, so the int8 loops have no tail
-CHUNK = 128  # columns whose sums fit in registers
 HUGE = 2.0**126  # an |e| from here on is never certified: z might overflow
 HUGE_PRODUCT = 2.0**125  # likewise ||x|| max ||k||
 TINY_NORM = 2.0**-40  # nor is anything for an ||x|| below this: underflow
@@ -37,9 +37,6 @@ _sketch_4x2 = dot(4, 2, 2, integer=True)
 _sketch_4x4 = dot(4, 4, 1, integer=True)
 _sketch_1x1 = dot(1, 1, 4, integer=True)
 _key_dot = dot(1, 1, 8, integer=False)
-_add_chunk = add_rows(CHUNK // 16)
-_add_vector = add_rows(1)
-_add_column = add_rows(0)
 
 
 class Layer(NamedTuple):
@@ -238,23 +235,14 @@ def _join(size: int, active: Any, active_h: Any, active_count: Any) -> Any:
 
 @njit(**_STRICT)
 def _columns(chunk: int, layer: Any, active: Any, active_h: Any, lengths: Any, out: Any) -> None:
-    """out[:, chunk] = value_bias + the active neurons' values, neuron by neuron."""
+    """out[:, chunk]: the active neurons' values, neuron by neuron, and the bias."""
     lo = chunk * CHUNK
     hi = min(lo + CHUNK, out.shape[1])
     for m in range(out.shape[0]):
+        out[m, lo:hi] = 0
+        add_list(out, m, lo, hi, layer.values, active[m], active_h[m], 0, lengths[m])
         for j in range(lo, hi):
-            out[m, j] = layer.value_bias[j]
-        index, h = active[m], active_h[m]
-        if hi - lo == CHUNK:
-            _add_chunk(out, m, lo, layer.values, index, h, 0, lengths[m])
-            continue
-        j = lo
-        while j + 16 <= hi:
-            _add_vector(out, m, j, layer.values, index, h, 0, lengths[m])
-            j += 16
-        while j < hi:
-            _add_column(out, m, j, layer.values, index, h, 0, lengths[m])
-            j += 1
+            out[m, j] += layer.value_bias[j]
 
 
 @njit(**_STRICT)
@@ -282,9 +270,9 @@ def _block_size(d_ff: int) -> Any:
 
 
 @njit(**_STRICT)
-def _too_many(counts: Any) -> Any:
+def _too_many(counts: Any, d_ff: int, size: int) -> Any:
     """Whether most blocks gave up: then dense is faster for this call."""
-    return 2 * counts[:, 1].sum() > BLOCKS
+    return 2 * size * counts[:, 1].sum() > d_ff
 
 
 @njit(**_STRICT)
@@ -311,7 +299,7 @@ def run_serial(
     size = _block_size(layer.q.shape[0])
     for b in range(BLOCKS):
         _block(b, size, padded, layer, rule, norms, scratch, rule.limit)
-    if _too_many(counts):
+    if _too_many(counts, q.shape[0], size):
         return DENSE
     for b in range(BLOCKS):
         if counts[b, 1]:
@@ -340,7 +328,7 @@ def run_parallel(
     size = _block_size(layer.q.shape[0])
     for b in prange(BLOCKS):
         _block(b, size, padded, layer, rule, norms, scratch, rule.limit)
-    if _too_many(counts):
+    if _too_many(counts, q.shape[0], size):
         return DENSE
     for b in range(BLOCKS):  # rare: a few crowded blocks among sparse ones
         if counts[b, 1]:

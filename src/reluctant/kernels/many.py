@@ -12,17 +12,12 @@ import numpy as np
 from numba import njit, prange
 
 from reluctant.kernels.activate import activate, is_active
-from reluctant.kernels.vector import add_rows
+from reluctant.kernels.rows import CHUNK, add_list
 
-CHUNK = 128  # columns: 8 registers of sums
 NEURONS = 1024  # of a block: 1024 x 128 float32 are 512 KB
 TOKENS = 128  # of a task, so that there are tasks enough for many threads
 
 _STRICT: dict[str, Any] = {"nogil": True, "cache": True, "error_model": "numpy"}
-
-_add_chunk = add_rows(CHUNK // 16)
-_add_vector = add_rows(1)
-_add_column = add_rows(0)
 
 
 @njit(**_STRICT)
@@ -70,22 +65,14 @@ def _task(task: int, groups: int, bounds: Any, index: Any, weight: Any, values: 
     hi = min(lo + CHUNK, d)
     first = (task % groups) * TOKENS
     last = min(first + TOKENS, tokens)
-    for m in range(first, last):
-        for j in range(lo, hi):
-            out[m, j] = bias[j]
+    out[first:last, lo:hi] = 0
     for block in range(bounds.shape[1] - 1):
         for m in range(first, last):
             start, stop = bounds[m, block], bounds[m, block + 1]
-            j = lo
-            if hi - lo == CHUNK:
-                _add_chunk(out, m, lo, values, index, weight, start, stop)
-                j = hi
-            while j + 16 <= hi:
-                _add_vector(out, m, j, values, index, weight, start, stop)
-                j += 16
-            while j < hi:
-                _add_column(out, m, j, values, index, weight, start, stop)
-                j += 1
+            add_list(out, m, lo, hi, values, index, weight, start, stop)
+    for m in range(first, last):
+        for j in range(lo, hi):
+            out[m, j] += bias[j]
 
 
 @njit(**_STRICT)

@@ -157,11 +157,13 @@ def dot(rows: int, tokens: int, unroll: int, *, integer: bool) -> Any:
 
 
 def add_rows(vectors: int) -> Any:
-    """An intrinsic `f(y, m, c, v, index, h, start, stop)`: y[m, c:c+w] += sum_p h[p] v[index[p], c:c+w].
+    """An intrinsic `f(y, m, c, v, index, h, start, stop)`, the sum of rows of v, weighted:
+
+        y[m, c : c + w] += sum over p in start..stop of h[p] * v[index[p], c : c + w]
 
     w = 16 * vectors columns (0 vectors: a single column). The sums stay in registers over the
     whole list: y is read and written once. Each column is one chain of multiply-adds in list order,
-    so that its bits do not depend on how the columns are divided.
+    from zero, so that its bits do not depend on how the columns are divided.
 
     y: (m, d) float32; v: (n, d) float32; index: int32; h: float32.
     """
@@ -191,13 +193,13 @@ def add_rows(vectors: int) -> Any:
                     e.fma(weight, e.load(row, o), s) for o, s in zip(offsets, sums, strict=True)
                 ]
 
-            first = [e.b.load(y_row)] if scalar else [e.load(y_row, o) for o in offsets]
-            _, *sums = e.loop(args[6], args[7], 1, first, body)
+            zeros = [_F32(0.0)] if scalar else [_ZEROS] * vectors
+            _, *sums = e.loop(args[6], args[7], 1, zeros, body)
             if scalar:
-                e.b.store(sums[0], y_row)
+                e.b.store(e.b.fadd(e.b.load(y_row), sums[0]), y_row)
             else:
                 for offset, value in zip(offsets, sums, strict=True):
-                    e.store(value, y_row, offset)
+                    e.store(e.b.fadd(e.load(y_row, offset), value), y_row, offset)
             return context.get_dummy_value()
 
         n = types.intp

@@ -1,0 +1,75 @@
+"""Layers and inputs for the kernels' tests: drawn, sparse as trained ones, hostile."""
+
+import numpy as np
+from arithmetic import layer_of
+from hypothesis import strategies as st
+
+from reluctant.kernels import few
+from reluctant.kernels.codes import HARDSWISH, RELU, RELU2, RELU6
+from reluctant.sketch import Sketch
+
+ACTIVATIONS = [(RELU, 0.0), (RELU2, 0.0), (RELU6, 0.0), (HARDSWISH, -3.0), (RELU, 1.0), (RELU, -0.5)]
+
+
+def reference(code, threshold, z):
+    """The activation in the precision of z, from its definition."""
+    with np.errstate(invalid="ignore", over="ignore"):
+        if code == RELU2:
+            return np.maximum(z, 0) ** 2
+        if code == RELU6:
+            return np.minimum(np.maximum(z, 0), 6)
+        if code == HARDSWISH:
+            return z * np.minimum(np.maximum(z + 3, 0), 6) / 6
+        return np.where(z <= threshold, z.dtype.type(0), z)
+
+
+def drawn(seed, d, d_ff, tokens, *, shift=-1.5, hostile=False):
+    """keys, bias, values, value_bias, x; `shift` is the mean pre-activation, in deviations."""
+    rng = np.random.default_rng(seed)
+    keys = (rng.standard_normal((d_ff, d)) / np.sqrt(d)).astype(np.float32)
+    bias = (shift + 0.1 * rng.standard_normal(d_ff)).astype(np.float32)
+    values = (rng.standard_normal((d_ff, d)) / np.sqrt(d_ff)).astype(np.float32)
+    value_bias = rng.standard_normal(d).astype(np.float32)
+    x = rng.standard_normal((tokens, d)).astype(np.float32)
+    if hostile:
+        rows = rng.integers(d_ff, size=3)
+        keys[rows[0]] = 0
+        keys[rows[1]] *= np.float32(2.0**-60)
+        keys[rows[2]] *= np.float32(2.0**80)
+        bias[rng.integers(d_ff)] = np.float32(1e-42)
+        token, column = rng.integers(tokens), rng.integers(d)
+        choice = rng.integers(7)
+        if choice < 5:
+            x[token, column] = [np.nan, np.inf, -np.inf, -0.0, 3e38][choice]
+        elif choice == 5:
+            x[token] = 0
+        else:
+            x[token] *= np.float32(2.0**-50)
+    return keys, bias, values, value_bias, x
+
+
+def kernel(run, layer, x, *, code=RELU, threshold=0.0, limit=2.0, everything=False, turn=0):
+    """One call of a few-token kernel: status, output, (active, candidates)."""
+    keys, bias, values, value_bias = layer
+    sketch = Sketch.of(torch_view(keys))
+    arrays = layer_of(sketch, keys, bias, values, value_bias)
+    out, totals = np.full_like(x, 7), np.zeros(2, np.int64)
+    numbers = (sketch.max_norm, sketch.slack, threshold, code, limit, everything, turn)
+    status = run(x, *arrays, *numbers, out, totals)
+    return status, out, totals
+
+
+def torch_view(array):
+    import torch  # noqa: PLC0415
+
+    return torch.from_numpy(array)
+
+
+shapes = st.tuples(
+    st.integers(0, 2**31),
+    st.sampled_from([1, 2, 15, 16, 17, 64, 130, 256, 300]),
+    st.sampled_from([1, 3, 4, 63, 64, 65, 200, 1024, 1030]),
+    st.integers(1, few.MAX_TOKENS),
+    st.sampled_from([-2.0, -1.0, 0.0, 1.0]),
+    st.booleans(),
+)

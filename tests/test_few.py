@@ -1,0 +1,165 @@
+"""The few-token kernel: the same bits whatever the sketch rules out, as true as dense."""
+
+import threading
+
+import numpy as np
+import pytest
+import torch
+from drawn import ACTIVATIONS, drawn, kernel, reference, shapes
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from reluctant.kernels import few
+from reluctant.kernels.codes import RELU
+
+
+def bits(array):
+    """NaN payloads aside: every NaN counts as the same."""
+    return np.where(np.isnan(array), np.float32(np.nan), array).tobytes()
+
+
+def check_bit_for_bit(shape, kind):
+    seed, d, d_ff, tokens, shift, hostile = shape
+    *layer, x = drawn(seed, d, d_ff, tokens, shift=shift, hostile=hostile)
+    code, threshold = kind
+    runs = [
+        kernel(run, layer, x, code=code, threshold=threshold, everything=everything, turn=seed % 97)
+        for run in (few.run_serial, few.run_parallel)
+        for everything in (False, True)
+    ]
+    assert {status for status, _, _ in runs} == {few.DONE}
+    assert len({bits(out) for _, out, _ in runs}) == 1
+    active, candidates = runs[0][2]
+    assert active <= candidates <= d_ff * tokens
+    assert runs[1][2].tolist() == [active, d_ff * tokens]
+
+
+@given(shapes, st.sampled_from(ACTIVATIONS))
+@settings(max_examples=250, deadline=None)
+def test_skipping_changes_no_bit(shape, kind):
+    check_bit_for_bit(shape, kind)
+
+
+@pytest.mark.slow
+@given(shapes, st.sampled_from(ACTIVATIONS))
+@settings(max_examples=10_000, deadline=None)
+def test_skipping_changes_no_bit_in_ten_thousand_layers(shape, kind):
+    check_bit_for_bit(shape, kind)
+
+
+@given(shapes, st.sampled_from(ACTIVATIONS))
+@settings(max_examples=150, deadline=None)
+def test_against_float64(shape, kind):
+    seed, d, d_ff, tokens, shift, _ = shape
+    keys, bias, values, value_bias, x = drawn(seed, d, d_ff, tokens, shift=shift)
+    code, threshold = kind
+    wide = [a.astype(np.float64) for a in (keys, bias, values, value_bias, x)]
+    z = wide[4] @ wide[0].T + wide[1]
+    # At a threshold where f jumps, a neuron within rounding of it may fall on either side.
+    clear = np.abs(z - threshold).min() > 1e-5 or threshold in (0.0, -3.0)
+    expected = reference(code, threshold, z) @ wide[2] + wide[3]
+    _, out, totals = kernel(few.run_serial, (keys, bias, values, value_bias), x,
+                            code=code, threshold=threshold)  # fmt: skip
+    if clear:
+        assert np.abs(out - expected).max() <= 2e-5 * max(1, np.abs(expected).max())
+        assert abs(totals[0] - (z > threshold).sum()) <= (np.abs(z - threshold) < 1e-5).sum()
+
+
+@pytest.mark.parametrize(("code", "threshold"), ACTIVATIONS)
+@pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
+def test_what_is_not_finite_shows_as_in_the_dense_way(code, threshold, bad):
+    keys, bias, values, value_bias, x = drawn(5, 64, 256, 3)
+    x[1, 7] = bad
+    with np.errstate(all="ignore"):
+        h = reference(code, threshold, (x @ keys.T + bias).astype(np.float32))
+        expected = h @ values + value_bias
+    _, out, _ = kernel(few.run_serial, (keys, bias, values, value_bias), x,
+                       code=code, threshold=threshold)  # fmt: skip
+    for kind in (np.isnan, np.isposinf, np.isneginf):
+        assert (kind(out) == kind(expected)).all()
+    assert np.isfinite(out[[0, 2]]).all()
+
+
+def test_the_error_is_that_of_torch():
+    """Root mean square against float64, over many draws: at most 1.5 times eager's."""
+    ours, eagers = [], []
+    for seed in range(40):
+        d, d_ff = ((64, 256), (256, 1024), (512, 2048))[seed % 3]
+        keys, bias, values, value_bias, x = drawn(seed, d, d_ff, 1 + seed % 16, shift=-1.0)
+        wide = [torch.from_numpy(a).double() for a in (keys, bias, values, value_bias, x)]
+        single = [a.float() for a in wide]
+        expected, eager = (
+            torch.relu(x_ @ k.T + b) @ v + vb for k, b, v, vb, x_ in (wide, single)
+        )
+        _, out, _ = kernel(few.run_serial, (keys, bias, values, value_bias), x)
+        scale = expected.square().mean()
+        ours.append(((torch.from_numpy(out) - expected).square().mean() / scale).item())
+        eagers.append(((eager - expected).square().mean() / scale).item())
+    assert np.sqrt(np.mean(ours)) <= 1.5 * np.sqrt(np.mean(eagers))
+
+
+def test_every_thread_and_thread_count_gives_the_same_bits():
+    *layer, x = drawn(11, 512, 2048, 5)
+    expected = kernel(few.run_serial, layer, x)[1].tobytes()
+    got = []
+
+    def call():
+        got.extend(kernel(few.run_parallel, layer, x)[1].tobytes() for _ in range(5))
+
+    workers = [threading.Thread(target=call) for _ in range(4)]
+    for worker in workers:
+        worker.start()
+    call()
+    for worker in workers:
+        worker.join()
+    assert len(got) == 25
+    assert set(got) == {expected}
+
+
+def test_a_crowded_call_is_handed_to_the_dense_way():
+    *layer, x = drawn(2, 64, 1024, 2, shift=0.5)
+    status, out, totals = kernel(few.run_serial, layer, x, limit=0.3)
+    assert status == few.DENSE
+    assert (out == 7).all()
+    assert totals.tolist() == [0, 0]
+    assert kernel(few.run_serial, layer, x, limit=0.95)[0] == few.DONE
+
+
+def test_a_few_crowded_blocks_are_still_served():
+    *layer, x = drawn(2, 64, 2048, 2, shift=-2.0)
+    layer[1][:300] = 5.0  # the neurons that always fire stand first
+    for run in (few.run_serial, few.run_parallel):
+        status, out, totals = kernel(run, layer, x, limit=0.3)
+        whole = kernel(run, layer, x)
+        assert status == few.DONE
+        assert out.tobytes() == whole[1].tobytes()
+        assert totals.tolist() == whole[2].tolist()
+
+
+@pytest.mark.parametrize("where", ["probe", "row", "candidate"])
+def test_weights_that_left_their_sketch_are_noticed(where):
+    keys, bias, values, value_bias, x = drawn(3, 64, 1024, 1, shift=0.0)
+    from arithmetic import layer_of  # noqa: PLC0415
+
+    from reluctant.sketch import Sketch  # noqa: PLC0415
+
+    sketch = Sketch.of(torch.from_numpy(keys))
+    changed, turn = keys.copy(), 0
+    if where == "probe":
+        changed.reshape(-1)[sketch.probe_at[5]] += np.float32(1e-3)
+    elif where == "row":  # one row, not probed: found when its turn comes
+        free = next(i for i in range(64) if not (sketch.probe_at // 64 == i).any())
+        changed[free] *= np.float32(0.5)
+        turn = free
+    else:  # all rows, behind the probes
+        changed *= np.float32(1.5)
+        changed.reshape(-1)[sketch.probe_at] = keys.reshape(-1)[sketch.probe_at]
+        turn = 0
+    arrays = layer_of(sketch, changed, bias, values, value_bias)
+    for run in (few.run_serial, few.run_parallel):
+        out, totals = np.empty_like(x), np.zeros(2, np.int64)
+        rest = (sketch.max_norm, sketch.slack, 0.0, RELU, 2.0, False)
+        assert run(x, *arrays, *rest, turn, out, totals) == few.STALE
+    honest = layer_of(sketch, keys, bias, values, value_bias)
+    for turn in range(64):
+        assert few.run_serial(x, *honest, *rest, turn, out, totals) == few.DONE
