@@ -1,0 +1,86 @@
+"""Whether two ways of computing one feed-forward layer differ by more than rounding."""
+
+import math
+
+import torch
+from torch import Tensor, nn
+
+from .site import Site
+
+# Tokens looked at in one comparison, neurons in one piece: bounds time and memory at any size.
+TOKENS, NEURONS = 256, 1024
+SIGMAS = 8.0
+
+
+@torch.no_grad()
+def agree(site: Site, x: Tensor, ours: Tensor, theirs: Tensor) -> bool:
+    """Whether `ours` is what `theirs` is, but for what rounding may do to this very input.
+
+    x, ours, theirs: (..., d_model), or nested tensors of such. Looks at up to 256 tokens, evenly
+    spread, and at elements of theirs that are finite: NaN and infinities in x leave nothing to
+    compare.
+    """
+    if ours.dtype != theirs.dtype or ours.is_nested != theirs.is_nested:
+        return False
+    if not ours.is_nested and ours.shape != theirs.shape:
+        return False
+    x, ours, theirs = _tokens(x), _tokens(ours), _tokens(theirs)
+    if ours.shape != theirs.shape:
+        return False
+    count = x.shape[0]
+    picked = torch.linspace(0, count - 1, min(count, TOKENS), device="cpu").round().long()
+    x, ours, theirs = x[picked].double(), ours[picked].double(), theirs[picked].double()
+    slack = _slack(site, x)
+    counts = theirs.isfinite() & slack.isfinite()
+    return bool(((ours - theirs).abs() <= slack)[counts].all())
+
+
+def _tokens(x: Tensor) -> Tensor:
+    """All tokens as rows: (tokens, d_model)."""
+    if x.is_nested:
+        x = torch.cat(list(x.detach().unbind()))
+    return x.detach().reshape(-1, x.shape[-1])
+
+
+def _slack(site: Site, x: Tensor) -> Tensor:
+    """How far two orders of evaluation may be apart, per element: (tokens, d_model), float64.
+
+    x: (tokens, d_model), float64. Rounding errors are followed through the layer as independent
+    ones (a worst case would be so wide that a wrong activation fits in): sums are taken in float32
+    or wider, each result is rounded to the weights' dtype, and the activation is evaluated a little
+    to either side, which covers any slope. Follows Higham & Mary 2019, "A New Approach to
+    Probabilistic Rounding Error Analysis".
+    """
+    info = torch.finfo(site.up.weight.dtype)
+    unit = min(info.eps, torch.finfo(torch.float32).eps)
+    bias = 0.0 if site.down.bias is None else site.down.bias.double()
+    y = x.new_zeros(x.shape) + bias
+    variance = unit**2 * site.d_ff * y**2
+    for start in range(0, site.d_ff, NEURONS):
+        piece = slice(start, start + NEURONS)
+        z, z_error = _product(site.gate or site.up, x, piece, info.eps, unit)
+        h = site.activation(z)
+        h_error = unit * z.abs() + info.tiny
+        for side in (z - 4 * z_error, z + 4 * z_error):
+            h_error = h_error + (site.activation(side) - h).abs()
+        if site.gate is not None:
+            u, u_error = _product(site.up, x, piece, info.eps, unit)
+            h, h_error = h * u, h_error * (u.abs() + u_error) + h.abs() * u_error
+        h_error = h_error + info.eps * h.abs()
+        values = site.down.weight[:, piece].double().T
+        y = y + h @ values
+        variance = variance + (h_error**2 + unit**2 * site.d_ff * h**2) @ values**2
+    relative = info.eps + unit * math.sqrt(site.d_ff)
+    return SIGMAS * (variance.sqrt() + relative * y.abs() + info.tiny)
+
+
+def _product(
+    linear: nn.Linear, x: Tensor, piece: slice, eps: float, unit: float
+) -> tuple[Tensor, Tensor]:
+    """Some neurons' pre-activations and their errors, both (tokens, neurons), float64."""
+    rows = linear.weight[piece].double()
+    bias = 0.0 if linear.bias is None else linear.bias[piece].double()
+    z = x @ rows.T + bias
+    length = (x**2 @ (rows**2).T + bias**2).sqrt()
+    many = unit * math.sqrt(linear.in_features)
+    return z, (eps + many) * z.abs() + many * length + torch.finfo(linear.weight.dtype).tiny

@@ -1,0 +1,166 @@
+"""Puts engines under a live model's feed-forward layers, and takes them out."""
+
+import torch
+from torch import nn
+
+from ..engine import Engine
+from ..errors import ReluctantError
+from .agree import agree
+from .find import LOOKED_FOR, examine
+from .prove import still
+from .report import Entry, Report
+from .site import Site, Unfit
+from .swap import Seat, put_in, seat_of, take_out
+
+WAYS = ("auto", "dense", "few", "many")
+
+
+def optimize(model: nn.Module, *, way: str = "auto") -> Report:
+    """Let exact sparse engines compute the feed-forward layers of a model, in place.
+
+    model: any torch model on the CPU. Served are FeedForward, nn.TransformerEncoderLayer and
+        nn.TransformerDecoderLayer, and modules and nn.Sequentials that are Linear - activation -
+        (dropout) - Linear, whatever their attributes are called.
+    way: "auto" lets each call choose; "dense", "few" or "many" (tokens) pins one.
+
+    Parameters keep their names, shapes and values, so saving, loading, copying and training go on
+    as before; `restore` undoes it. Each layer is compared with the original here, on random input,
+    and once more in its first real call: one that differs is put back, then with a
+    ReluctantWarning. Called again, it serves what came in the meantime, and pins the way of all.
+
+    Returns a `Report`, a table when printed. Raises ReluctantError, with nothing changed, if there
+    is no feed-forward layer to be found or an argument is not what it should be.
+
+    >>> model = nn.Sequential(nn.Linear(8, 32), nn.ReLU(), nn.Linear(32, 8)).eval()
+    >>> report = optimize(model)
+    >>> [(entry.activation, entry.d_model, entry.d_ff) for entry in report.swapped]
+    [('relu', 8, 32)]
+    >>> model(torch.zeros(3, 8)).shape
+    torch.Size([3, 8])
+    >>> restore(model)
+    1
+    """
+    _check_model(model)
+    if way not in WAYS:
+        raise ReluctantError(f"way: expected one of {', '.join(WAYS)}; got {way!r}")
+    swapped: list[Entry] = []
+    left: list[tuple[str, Unfit]] = []
+    new: list[nn.Module] = []
+    try:
+        with torch.inference_mode(False):
+            for name, module in list(model.named_modules()):
+                found = _serve_again(module, way) or examine(module)
+                if isinstance(found, Site):
+                    found = _serve(module, found, way)
+                    if isinstance(found, Seat):
+                        new.append(module)
+                if isinstance(found, Seat):
+                    swapped.append(_served(name, found, module in new))
+                elif found is not None:
+                    left.append((name, found))
+    except BaseException:
+        for module in reversed(new):
+            take_out(module)
+        raise
+    refused = tuple(_left(name, unfit) for name, unfit in left if unfit.refused)
+    untouched = tuple(_left(name, unfit) for name, unfit in left if not unfit.refused)
+    if not swapped and not refused:
+        raise ReluctantError(_nothing(model, untouched))
+    return Report(tuple(swapped), refused, untouched)
+
+
+def restore(model: nn.Module) -> int:
+    """Undo `optimize`: original classes, methods, values and memory layout. Copies, too.
+
+    Returns how many layers were put back. Raises ReluctantError if model is no nn.Module.
+    """
+    _check_model(model)
+    # the last one put in first: layers that share a weight undo each other's layouts in turn
+    return sum(take_out(module) for module in reversed(list(model.modules())))
+
+
+def refresh(model: nn.Module) -> int:
+    """Tell the engines that weights were written behind torch's back (`.data`, NumPy).
+
+    Returns how many engines were told. Raises ReluctantError if model is no nn.Module.
+    """
+    _check_model(model)
+    seats = [seat for module in model.modules() if (seat := seat_of(module))]
+    for seat in seats:
+        seat.engine.refresh()
+    return len(seats)
+
+
+def _check_model(model: object) -> None:
+    if not isinstance(model, nn.Module):
+        raise ReluctantError(f"expected a model, an nn.Module; got {type(model).__name__}")
+
+
+def _serve_again(module: nn.Module, way: str) -> Seat | None:
+    """Keep a layer that is served already, unless it has changed since: that one starts anew."""
+    seat = seat_of(module)
+    if seat is not None and seat.site.whole(module):
+        if seat.engine.way != way:
+            seat.engine.way, seat.checked = way, False
+        return seat
+    take_out(module)
+    return None
+
+
+def _serve(module: nn.Module, site: Site, way: str) -> Seat | Unfit:
+    """Put an engine into the module if it computes what the module does."""
+    engine = None
+    try:
+        engine = Engine(site.up, site.down, site.activation, gate=site.gate, way=way)
+        with still(module):
+            _compare(module, site, engine)
+        put_in(module, site, engine)
+    except BaseException as error:
+        if engine is not None:
+            engine.detach()
+        if isinstance(error, ReluctantError | Unfit):
+            return _unfit(site, str(error))
+        raise
+    engine.calls.update(dict.fromkeys(engine.calls, 0))
+    seat = seat_of(module)
+    assert seat is not None
+    return seat
+
+
+def _compare(module: nn.Module, site: Site, engine: Engine) -> None:
+    generator = torch.Generator("cpu").manual_seed(0)
+    for tokens in (1, 3, 40):
+        shape = (1,) * (site.leading - 1) + (tokens,) if site.leading else ()
+        x = torch.randn(*shape, site.d_model, generator=generator, device="cpu")
+        x = x.to(site.up.weight.dtype)
+        if not agree(site, x, engine(x), getattr(module, site.method)(x)):
+            raise Unfit(
+                f"on random input of {tokens} tokens the engine's result is not the layer's: "
+                "please report this"
+            )
+
+
+def _unfit(site: Site, reason: str) -> Unfit:
+    unfit = Unfit(reason, refused=True)
+    unfit.activation = site.activation.name
+    unfit.d_model, unfit.d_ff = site.d_model, site.d_ff
+    return unfit
+
+
+def _served(name: str, seat: Seat, new: bool) -> Entry:
+    site = seat.site
+    reason = "" if new else "served already"
+    return Entry(name, site.activation.name, site.d_model, site.d_ff, reason, seat.engine)
+
+
+def _left(name: str, unfit: Unfit) -> Entry:
+    return Entry(name, unfit.activation, unfit.d_model, unfit.d_ff, unfit.reason)
+
+
+def _nothing(model: nn.Module, untouched: tuple[Entry, ...]) -> str:
+    text = f"found no feed-forward layer in this {type(model).__name__}: looked for {LOOKED_FOR}"
+    for entry in untouched[:5]:
+        text += f"; {entry.name or 'the model itself'}: {entry.reason}"
+    if len(untouched) > 5:
+        text += f"; and {len(untouched) - 5} more"
+    return text

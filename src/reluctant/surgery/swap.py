@@ -1,0 +1,205 @@
+"""Puts an engine into a live module, and takes it out again, by a change of the module's class.
+
+The new class is a subclass of the old one that overrides the one method which computes the
+feed-forward layer. Nothing else changes: not parameters, submodules, names or hooks; isinstance
+holds. The engine lies in the module's `__dict__`, so that a copy of the module copies it, too.
+"""
+
+import functools
+import inspect
+import types
+import warnings
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.modules.module import _has_any_global_hook
+
+from ..engine import Engine
+from ..errors import ReluctantWarning
+from . import strides  # noqa: F401 - for its hook, wherever there are served modules
+from .agree import agree
+from .site import Site
+
+KEY = "_reluctant"
+FUSED = "activation_relu_or_gelu"
+
+
+class Seat:
+    """What a served module keeps in its `__dict__`.
+
+    checked: whether a real call has been compared with the original's result.
+    fused: the module's `activation_relu_or_gelu`, which is 0 as long as it is served: torch's
+        encoder layer then does not take the fused path, which never calls `_ff_block`.
+    """
+
+    def __init__(self, site: Site, engine: Engine, fused: int | None) -> None:
+        self.site, self.engine, self.fused = site, engine, fused
+        self.checked = False
+
+    def __getstate__(self) -> dict[str, Any]:
+        return self.__dict__ | {"checked": False}  # what a copy became is to be seen
+
+    def serves(self, module: nn.Module, x: object) -> bool:
+        """Whether the engine may take this call; if not, the original has it, errors included."""
+        site = self.site
+        return (
+            type(x) is Tensor  # subclasses and tracers want to see the plain operations
+            and not _is_watched()
+            and self._fits(x)
+            and site.whole(module)
+            and not site.observed()
+            and (site.trains or not module.training)
+            and not site.drops()
+        )
+
+    def _fits(self, x: Tensor) -> bool:
+        """Whether x and the weights as they are now go together, in the plain way."""
+        site = self.site
+        up, down = site.up._parameters.get("weight"), site.down._parameters.get("weight")
+        return (
+            type(up) is nn.Parameter  # not pruned, quantised in place, in a functional_call ...
+            and type(down) is nn.Parameter
+            and x.dtype == up.dtype == down.dtype
+            and x.is_cpu
+            and (
+                not torch.is_grad_enabled()
+                if x.is_nested
+                else x.dim() > 0 and x.size(-1) == site.d_model
+            )
+        )
+
+
+def _is_watched() -> bool:
+    """Whether something transforms, exports or counts operations, which an engine would hide."""
+    if torch.compiler.is_compiling():
+        return torch.compiler.is_exporting()  # exported programs run without this library
+    return (
+        torch._C._are_functorch_transforms_active()
+        or torch._C._len_torch_dispatch_stack() > 0
+        or torch._C._is_tracing()
+        or torch.is_autocast_enabled("cpu")
+        or torch.autograd.forward_ad._current_level >= 0
+        or bool(_has_any_global_hook())  # type: ignore[no-untyped-call]
+    )
+
+
+class Served:
+    """In front of the original class: what makes its instances copy and pickle as such."""
+
+    _original: type[nn.Module]
+
+    def __init_subclass__(cls) -> None:
+        """Keep the original's __init_subclass__ (registries ...) from seeing our classes."""
+
+    def __reduce_ex__(self, protocol: Any) -> Any:
+        _, _, *state = tuple(super().__reduce_ex__(max(int(protocol), 2)))
+        return _blank, (self._original,), *state
+
+
+def _blank(original: type[nn.Module]) -> nn.Module:
+    """Make an empty served module, for copy and pickle to fill."""
+    cls = _served_class(original)
+    return cls.__new__(cls)
+
+
+_classes: dict[type[nn.Module], type[nn.Module]] = {}
+
+
+def _served_class(original: type[nn.Module]) -> type[nn.Module]:
+    cls = _classes.get(original)
+    return cls if cls is not None else _classes.setdefault(original, _subclass(original))
+
+
+def _subclass(original: type[nn.Module]) -> type[nn.Module]:
+    method = "forward"
+    if issubclass(original, nn.TransformerEncoderLayer | nn.TransformerDecoderLayer):
+        method = "_ff_block"
+    namespace = {
+        "_original": original,
+        "__module__": original.__module__,
+        "__qualname__": f"Reluctant{original.__qualname__}",
+        "__doc__": original.__doc__,
+        method: _override(original, method),
+    }
+    name = f"Reluctant{original.__name__}"
+    return types.new_class(name, (Served, original), exec_body=lambda ns: ns.update(namespace))
+
+
+def _override(original: type[nn.Module], method: str) -> Callable[..., Any]:
+    plain = getattr(original, method)
+    parameters = list(inspect.signature(plain).parameters)
+    keyword = parameters[1] if len(parameters) > 1 else ""
+
+    def serve(self: nn.Module, *args: Any, **kwargs: Any) -> Any:
+        current = getattr(original, method)
+        seat = self.__dict__.get(KEY)
+        if seat is None or current is not plain or len(args) + len(kwargs) != 1:
+            return current(self, *args, **kwargs)
+        x: Any = args[0] if args else kwargs.get(keyword)
+        if not seat.serves(self, x):
+            return current(self, *args, **kwargs)
+        if seat.checked or torch.compiler.is_compiling():
+            return seat.engine(x)
+        return _first(self, seat, x, functools.partial(current, self))
+
+    # Compilers cache, and limit how often they compile, by code object: one for each class.
+    serve.__code__ = serve.__code__.replace(co_name=f"{method}_of_{original.__name__}")
+    return functools.wraps(plain)(serve)
+
+
+def _first(module: nn.Module, seat: Seat, x: Tensor, original: Callable[[Tensor], Any]) -> Any:
+    """Serve a layer's first real call, next to the original; put the original back if they differ.
+
+    The original runs without gradients, so that a checkpoint that recomputes this call saves the
+    same tensors then as now.
+    """
+    y = seat.engine(x)
+    with torch.no_grad():
+        theirs = original(x)
+    if isinstance(theirs, Tensor) and agree(seat.site, x, y, theirs):
+        seat.checked = True
+        return y
+    take_out(module)
+    warnings.warn(
+        f"the first real call of a {type(module).__name__} (d_model={seat.site.d_model}, "
+        f"d_ff={seat.site.d_ff}) computed something else than {seat.site.activation.name} between "
+        "its two Linear layers: this layer was put back as it was, and is right, but not served",
+        ReluctantWarning,
+        stacklevel=4,
+    )
+    return original(x)
+
+
+def seat_of(module: nn.Module) -> Seat | None:
+    """What a served module keeps; None for all others."""
+    seat = module.__dict__.get(KEY)
+    return seat if isinstance(module, Served) and isinstance(seat, Seat) else None
+
+
+def put_in(module: nn.Module, site: Site, engine: Engine) -> None:
+    """Let the engine serve the module's feed-forward layer. In place, all or nothing."""
+    cls = _served_class(type(module))
+    object.__setattr__(module, "__class__", cls)  # the one step that may fail
+    fused = None
+    if site.method == "_ff_block" and FUSED in module.__dict__:
+        fused = module.__dict__[FUSED]
+        module.__dict__[FUSED] = 0
+    module.__dict__[KEY] = Seat(site, engine, fused)
+
+
+def take_out(module: nn.Module) -> bool:
+    """Undo `put_in`; says whether there was something to undo. Works on copies, too."""
+    if not isinstance(module, Served):
+        return False
+    seat = module.__dict__.pop(KEY, None)
+    if seat is not None and seat.fused is not None:
+        module.__dict__[FUSED] = seat.fused
+    if type(module) is _served_class(module._original):
+        object.__setattr__(module, "__class__", module._original)
+    # else someone subclassed ours: without a seat it does what the original does
+    if seat is not None:
+        with torch.inference_mode(False):
+            seat.engine.detach()
+    return seat is not None
