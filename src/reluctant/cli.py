@@ -1,0 +1,156 @@
+"""The command line: `reluctant demo`, `reluctant bench`.
+
+Exit codes: 0, all is well; 1, it ran and a check failed; 2, it could not run (usage, input, a
+missing extra); 130, interrupted. Heavy imports stand inside the commands: help is quick.
+"""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from importlib.metadata import version
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
+
+from reluctant.errors import ReluctantError
+from reluctant.files import check_writable, write_json
+
+FAILED, UNUSABLE, INTERRUPTED = 1, 2, 130
+
+app = typer.Typer(
+    help="The Transformer's feed-forward layer, exact and fast on CPUs.",
+    add_completion=False,
+    no_args_is_help=True,
+    pretty_exceptions_show_locals=False,
+)
+
+JsonFile = Annotated[
+    Path | None,
+    typer.Option("--json", metavar="FILE", help="Write the figures there too, as JSON."),
+]
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"reluctant {version('reluctant')}")
+        raise typer.Exit
+
+
+@app.callback()
+def _options(
+    _: Annotated[
+        bool,
+        typer.Option("--version", callback=_version, is_eager=True, help="Print the version."),
+    ] = False,
+) -> None:
+    pass
+
+
+@app.command()
+def demo(
+    batch_size: Annotated[int, typer.Option(min=1, help="Sentences decoded together.")] = 1,
+    json: JsonFile = None,
+) -> None:
+    """Put stress marks on Russian sentences with a trained Transformer: untouched, pinned, engine.
+
+    Exit code 1 if a text differs or a logit differs by 1e-4 or more.
+    """
+    with _clean_exit(json):
+        from reluctant.demo import run_demo  # noqa: PLC0415
+        from reluctant.demo.accentor import sentences  # noqa: PLC0415
+        from reluctant.demo.table import show  # noqa: PLC0415
+
+        texts = sentences()
+        with _progress() as progress:
+            task = progress.add_task("decoding, three ways", total=-(-len(texts) // batch_size))
+            result = run_demo(texts, batch_size=batch_size, on_batch=lambda: progress.advance(task))
+        show(result, Console())
+        if json is not None:
+            write_json(json, result.to_json())
+        if not result.unchanged:
+            raise typer.Exit(FAILED)
+
+
+@app.command()
+def bench(
+    active: Annotated[
+        float, typer.Option(help="Density of the layers: the share of active neurons.")
+    ] = 0.04,
+    quick: Annotated[
+        bool, typer.Option("--quick", help="The two smaller layers, few repeats.")
+    ] = False,
+    json: JsonFile = None,
+) -> None:
+    """Time one layer beside torch eager, oneDNN, ONNX Runtime and OpenVINO, all in float32.
+
+    Exit code 1 if an output is off by more than float32 rounding.
+    """
+    with _clean_exit(json):
+        from reluctant.bench import PHASES, SHAPES, run_bench  # noqa: PLC0415
+        from reluctant.bench.table import show  # noqa: PLC0415
+
+        shapes, rounds = (SHAPES[:2], 5) if quick else (SHAPES, 15)
+        with _progress() as progress:
+            task = progress.add_task("timing in turns", total=len(shapes) * len(PHASES) * rounds)
+            result = run_bench(
+                shapes=shapes,
+                active=active,
+                rounds=rounds,
+                on_round=lambda: progress.advance(task),
+            )
+        show(result, Console())
+        if json is not None:
+            write_json(json, result.to_json())
+        if not result.agree:
+            raise typer.Exit(FAILED)
+
+
+def main() -> None:
+    """Entry point of the `reluctant` command."""
+    app()
+
+
+@contextmanager
+def _clean_exit(json: Path | None) -> Iterator[None]:
+    """One line and an exit code instead of a traceback, for what is not a defect of ours.
+
+    Args:
+        json: where the result will be written; checked before the long run, not after it.
+    """
+    console = Console(stderr=True, soft_wrap=True)
+    try:
+        if json is not None:
+            check_writable(json)
+        yield
+    except ReluctantError as error:
+        console.print(f"reluctant: {error}", markup=False, highlight=False)
+        raise typer.Exit(UNUSABLE) from error
+    except KeyboardInterrupt:
+        console.print("reluctant: interrupted")
+        raise typer.Exit(INTERRUPTED) from None
+
+
+def _progress() -> Progress:
+    """A progress bar on stderr, so that stdout holds the figures and nothing else."""
+    return Progress(
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+        TimeRemainingColumn(),
+        console=Console(stderr=True),
+        transient=True,
+    )
+
+
+if __name__ == "__main__":
+    main()

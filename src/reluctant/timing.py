@@ -1,0 +1,57 @@
+"""Several ways of doing one thing, timed in turns within one run.
+
+A shared machine drifts by tens of per cent within minutes: figures are comparable only if
+everything was measured at the same time. So the ways take turns. A turn begins with calls that
+are not timed: they bring back what the way before has pushed out of the caches, and outlast its
+threads, which go on spinning for some milliseconds.
+"""
+
+from collections.abc import Callable, Mapping
+from statistics import median
+from time import perf_counter
+
+
+def interleaved(
+    calls: Mapping[str, Callable[[int], object]],
+    *,
+    rounds: int,
+    settle: float = 0.02,
+    turn: float = 0.02,
+    on_round: Callable[[], object] = lambda: None,
+) -> dict[str, float]:
+    """Median time of one call of each way, in seconds.
+
+    Args:
+        calls: name -> function; it is given a number that rises with every call, to choose
+            another input each time.
+        rounds: in each one every way has one turn; who begins rotates.
+        settle: seconds at the start of a turn that are not timed (at least one call).
+        turn: seconds of each turn that are timed (at least one call).
+        on_round: called after each round.
+
+    >>> ways = {"a": lambda number: number, "b": lambda number: sum(range(number))}
+    >>> seconds = interleaved(ways, rounds=2, settle=0.001, turn=0.001)
+    >>> sorted(seconds)
+    ['a', 'b']
+    """
+    names = list(calls)
+    counts = dict.fromkeys(names, 0)
+    times: dict[str, list[float]] = {name: [] for name in names}
+
+    def run(name: str, seconds: float) -> list[float]:
+        taken: list[float] = []
+        end = perf_counter() + seconds
+        while not taken or perf_counter() < end:
+            number = counts[name] = counts[name] + 1
+            start = perf_counter()
+            calls[name](number)
+            taken.append(perf_counter() - start)
+        return taken
+
+    for number in range(rounds):
+        first = number % len(names)
+        for name in names[first:] + names[:first]:
+            run(name, settle)
+            times[name] += run(name, turn)
+        on_round()
+    return {name: median(taken) for name, taken in times.items()}

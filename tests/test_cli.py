@@ -1,0 +1,217 @@
+"""The commands around the runs: exit codes, files, messages. The runs have tests of their own."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+from typer.testing import CliRunner, Result
+
+import reluctant.bench
+import reluctant.demo
+from reluctant import __version__
+from reluctant.bench import Row
+from reluctant.cli import app
+from reluctant.demo.layers import Layer, Shares, Times
+from reluctant.demo.logits import Error, Forced
+from reluctant.errors import ReluctantError
+
+
+def invoke(*arguments: str) -> Result:
+    return CliRunner().invoke(app, arguments)
+
+
+def demo_result(**changes: Any) -> reluctant.demo.Result:
+    texts = ["за'мок", "замо'к"]
+    times = Times(tokens=256, eager_us=90.0, dense_us=70.0, sparse_us=20.0)
+    calls = {"few": 5, "many": 4, "dense": 0}
+    text, padding = Shares(0.043, 0.049), Shares(0.05, 0.08)
+    name = "transformer.encoder.layers.0"
+    fields: dict[str, Any] = {
+        "texts": {"eager": texts, "dense": texts, "engine": texts},
+        "max_logit_diff": 3e-6,
+        "dense_logit_diff": 2e-6,
+        "forced": forced(3e-5),
+        "layers": [Layer(name, text, padding, times, times, calls)],
+        "seconds": {"eager": 3.0, "dense": 2.5, "engine": 2.0},
+        "batch_size": 1,
+        "threads": 2,
+    }
+    return reluctant.demo.Result(**(fields | changes))
+
+
+def forced(engine_rms: float) -> Forced:
+    return Forced(Error(3e-5, 2e-4), Error(engine_rms, 2e-4), apart=3e-6, scale=20.0)
+
+
+def bench_result(error: float) -> reluctant.bench.Result:
+    row = Row(
+        phase="decode",
+        dtype="float32",
+        tokens=1,
+        d_model=512,
+        d_ff=2048,
+        active=0.04,
+        candidates=0.06,
+        ours_us=50.0,
+        peers={"eager": 300.0, "oneDNN": 200.0},
+        ratio_best=4.0,
+        ratio_eager=6.0,
+        limit_share=0.5,
+        achieved=50e9,
+        limit=100e9,
+        errors={"ours": 3e-7, "eager": 3e-7, "oneDNN": error},
+        ways={"few": 9, "many": 0, "dense": 0},
+        missing={"OpenVINO": "No module named 'openvino'"},
+    )
+    return reluctant.bench.Result([row], memory_bandwidth=40e9, peak=400e9, precision="highest")
+
+
+@pytest.fixture
+def runs(monkeypatch: pytest.MonkeyPatch) -> Any:
+    """Sets what the long runs return, or raise."""
+
+    def become(outcome: Any) -> None:
+        def run(*args: Any, **kwargs: Any) -> Any:
+            if isinstance(outcome, BaseException):
+                raise outcome
+            return outcome
+
+        monkeypatch.setattr(reluctant.demo, "run_demo", run)
+        monkeypatch.setattr(reluctant.bench, "run_bench", run)
+
+    return become
+
+
+def test_demo_prints_and_writes_what_it_found(runs: Any, tmp_path: Path) -> None:
+    runs(demo_result())
+    file = tmp_path / "demo.json"
+    result = invoke("demo", "--json", str(file))
+    assert result.exit_code == 0, result.output
+    assert "all 2 texts are identical" in result.stdout
+    written = json.loads(file.read_text())
+    assert written["sentences"] == 2
+    assert written["identical"] is True
+    assert written["max_logit_diff"] == 3e-6
+    assert written["seconds"] == {"eager": 3.0, "dense": 2.5, "engine": 2.0}
+    layer = written["layers"][0]
+    assert layer["calls"] == {"few": 5, "many": 4, "dense": 0}
+    assert (layer["active"], layer["candidates"]) == (0.043, 0.049)
+    assert (layer["dense_us"], layer["sparse_us"]) == (70.0, 20.0)
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"forced": forced(4.6e-5)},
+        {"forced": forced(float("nan")), "max_logit_diff": float("nan")},
+        {"texts": {"eager": ["a"], "dense": ["a"], "engine": ["b"]}},
+        {"texts": {"eager": ["a"], "dense": ["b"], "engine": ["a"]}},
+    ],
+)
+def test_demo_fails_where_answers_changed(
+    runs: Any, tmp_path: Path, changes: dict[str, Any]
+) -> None:
+    runs(demo_result(**changes))
+    file = tmp_path / "demo.json"
+    result = invoke("demo", "--json", str(file))
+    assert result.exit_code == 1
+    assert "NO" in result.stdout
+    json.loads(file.read_text())  # written all the same, NaN or not
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [{"seconds": {"eager": 2.0, "dense": 2.5, "engine": 3.0}}, {"max_logit_diff": 2e-4}],
+)
+def test_an_aim_that_is_missed_is_said_but_no_failure(runs: Any, changes: dict[str, Any]) -> None:
+    runs(demo_result(**changes))
+    result = invoke("demo")
+    assert result.exit_code == 0
+    assert "NO" in result.stdout
+
+
+@pytest.mark.parametrize(("error", "code"), [(3e-7, 0), (2e-3, 1), (float("nan"), 1)])
+def test_bench_fails_where_outputs_disagree(runs: Any, error: float, code: int) -> None:
+    runs(bench_result(error))
+    result = invoke("bench")
+    assert result.exit_code == code
+    assert ("oneDNN is wrong" in result.stdout) == (code == 1)
+    assert "OpenVINO is left out" in result.stdout
+
+
+@pytest.mark.parametrize("command", ["demo", "bench"])
+def test_a_missing_folder_is_refused_before_the_run(
+    runs: Any, tmp_path: Path, command: str
+) -> None:
+    runs(AssertionError("it ran"))
+    result = invoke(command, "--json", str(tmp_path / "nowhere" / "x.json"))
+    assert result.exit_code == 2
+    assert "nowhere" in result.stderr
+
+
+@pytest.mark.parametrize("command", ["demo", "bench"])
+def test_an_error_of_ours_is_one_line(runs: Any, command: str) -> None:
+    runs(ReluctantError("expected this, got that"))
+    result = invoke(command)
+    assert result.exit_code == 2
+    assert result.stderr.splitlines()[-1] == "reluctant: expected this, got that"
+    assert "Traceback" not in result.output
+
+
+@pytest.mark.parametrize("command", ["demo", "bench"])
+def test_interruption_is_one_line_and_writes_nothing(
+    runs: Any, tmp_path: Path, command: str
+) -> None:
+    runs(KeyboardInterrupt())
+    result = invoke(command, "--json", str(tmp_path / "x.json"))
+    assert result.exit_code == 130
+    assert result.stderr.splitlines()[-1] == "reluctant: interrupted"
+    assert "Traceback" not in result.output
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_missing_extra_names_the_command_that_mends_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "ruaccent", None)
+    result = invoke("demo")
+    assert result.exit_code == 2
+    assert "pip install 'reluctant[demo]'" in result.stderr
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["nothing"],
+        ["demo", "--batch-size", "0"],
+        ["bench", "--active", "much"],
+        ["bench", "--slow"],
+    ],
+)
+def test_bad_usage(arguments: list[str]) -> None:
+    assert invoke(*arguments).exit_code == 2
+
+
+@pytest.mark.parametrize("active", ["0", "1", "-0.5", "nan"])
+def test_a_density_that_is_none(active: str) -> None:
+    result = invoke("bench", "--active", active)
+    assert result.exit_code == 2
+    assert "between 0 and 1" in result.stderr
+
+
+def test_version() -> None:
+    result = invoke("--version")
+    assert result.exit_code == 0
+    assert result.stdout.strip() == f"reluctant {__version__}"
+
+
+def test_help_loads_nothing_heavy() -> None:
+    code = (
+        "import sys; from reluctant.cli import app; app(['--help'], standalone_mode=False); "
+        "print([m for m in ('ruaccent', 'onnxruntime', 'openvino', 'reluctant.demo') "
+        "if m in sys.modules])"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert "demo" in done.stdout
+    assert done.stdout.splitlines()[-1] == "[]"

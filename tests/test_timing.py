@@ -1,0 +1,28 @@
+from itertools import groupby
+
+from reluctant.timing import interleaved
+
+
+def test_ways_take_turns_begin_in_turn_and_get_rising_numbers() -> None:
+    seen: list[tuple[str, int]] = []
+    rounds_done: list[int] = []
+    seconds = interleaved(
+        {name: lambda number, name=name: seen.append((name, number)) for name in "abc"},
+        rounds=4,
+        settle=0.0,
+        turn=0.0,
+        on_round=lambda: rounds_done.append(len(seen)),
+    )
+    assert [name for name, _ in groupby(seen, key=lambda call: call[0])] == [
+        *"abc",
+        *"bca",
+        *"cab",
+        *"abc",
+    ]
+    for way in "abc":
+        numbers = [number for name, number in seen if name == way]
+        assert numbers == list(range(1, len(numbers) + 1))
+        assert len(numbers) == 4 * 2  # one call to settle, one that is timed
+    assert rounds_done == [6, 12, 18, 24]
+    assert seconds.keys() == {*"abc"}
+    assert all(value > 0 for value in seconds.values())
