@@ -1,4 +1,4 @@
-"""Float32 arithmetic in the open, to test the certificate against: every order, exact and flushed."""
+"""Float32 arithmetic in the open, to test the certificate against: all orders, exact, flushed."""
 
 from collections.abc import Iterator
 from fractions import Fraction
@@ -82,11 +82,12 @@ def candidates(sketch: Sketch, keys, bias, x, threshold=0.0, slack=None):
     rule = few.Rule(threshold, RELU, slack, sketch.max_norm, 2.0, False, 0)
     padded = np.zeros((len(x), sketch.q.shape[1]), np.float32)
     padded[:, : x.shape[1]] = x
-    norms = np.array([few._upper_norm(row, sketch.max_norm) for row in x])
-    pairs = np.empty((len(x) * len(keys), 2), np.int32)
-    estimates = np.empty(len(pairs))
     layer = layer_of(sketch, keys, bias)
-    count = few._sketch(0, len(keys), padded, layer, rule, norms, pairs, estimates)
-    kept = np.zeros((len(x), len(keys)), bool)
-    kept[pairs[:count, 1], pairs[:count, 0]] = True
+    sums = np.empty((len(x), len(keys)), np.float32)
+    few._sketch(0, len(keys), padded, sketch.q, sums)
+    kept, index = np.zeros((len(x), len(keys)), bool), np.empty(len(keys), np.int32)
+    for m, row in enumerate(x):
+        norm = few._upper_norm(row, sketch.max_norm)
+        count = few._select(0, len(keys), sums[m], layer, rule, norm, kept[m].copy(), index)
+        kept[m, index[:count]] = True
     return kept

@@ -1,14 +1,21 @@
 """Layers and inputs for the kernels' tests: drawn, sparse as trained ones, hostile."""
 
 import numpy as np
-from arithmetic import layer_of
 from hypothesis import strategies as st
 
+from arithmetic import layer_of
 from reluctant.kernels import few
 from reluctant.kernels.codes import HARDSWISH, RELU, RELU2, RELU6
 from reluctant.sketch import Sketch
 
-ACTIVATIONS = [(RELU, 0.0), (RELU2, 0.0), (RELU6, 0.0), (HARDSWISH, -3.0), (RELU, 1.0), (RELU, -0.5)]
+ACTIVATIONS = [
+    (RELU, 0.0),
+    (RELU2, 0.0),
+    (RELU6, 0.0),
+    (HARDSWISH, -3.0),
+    (RELU, 1.0),
+    (RELU, -0.5),
+]
 
 
 def reference(code, threshold, z):

@@ -247,7 +247,7 @@ def test_refresh_is_for_what_nobody_tells():
     x = torch.randn(1, 64)
     with torch.no_grad():
         layer.engine(x)
-        untouched = {int(p) // 64 for p in layer.engine._ready.sketch.probe_at}
+        untouched = {int(p) // 64 for p in layer.engine._prepared.sketch.probe_at}
         row = next(i for i in range(256) if i not in untouched)
         layer.up.weight.data[row] = x[0]
         layer.engine.refresh()
@@ -325,7 +325,7 @@ def test_copies_and_pickles_are_their_own():
     layer, x = Layer(), torch.randn(2, 64)
     with torch.no_grad():
         before = layer.engine(x)
-        for twin in (copy.deepcopy(layer), pickle.loads(pickle.dumps(layer))):  # noqa: S301
+        for twin in (copy.deepcopy(layer), pickle.loads(pickle.dumps(layer))):
             assert twin.engine.neurons.up is twin.up
             assert torch.equal(twin.engine(x), before)
             twin.up.weight.mul_(-1)
@@ -421,8 +421,10 @@ def test_without_openmp_everything_is_serial(monkeypatch):
 
 
 def test_one_graph_serves_all_layers():
+    from torch._dynamo.testing import CompileCounterWithBackend  # noqa: PLC0415 - slow
+
     layers = nn.ModuleList([Layer() for _ in range(3)])
-    counter = torch._dynamo.testing.CompileCounterWithBackend("aot_eager")
+    counter = CompileCounterWithBackend("aot_eager")
     call = torch.compile(lambda layer, x: layer.engine(x), backend=counter, fullgraph=True)
     with torch.no_grad():
         for layer in layers:
@@ -434,7 +436,7 @@ def test_one_graph_serves_all_layers():
 
 def test_compiled_gradients():
     layer, x = Layer(activation=thresholded_relu(0.25)), torch.randn(2, 64, requires_grad=True)
-    call = torch.compile(lambda x: layer.engine(x), backend="aot_eager", fullgraph=True)
+    call = torch.compile(layer.engine, backend="aot_eager", fullgraph=True)
     inputs = [x, *layer.parameters()]
     ours = torch.autograd.grad(call(x).square().sum(), inputs)
     theirs = torch.autograd.grad(layer(x).square().sum(), inputs)

@@ -5,10 +5,10 @@ import threading
 import numpy as np
 import pytest
 import torch
-from drawn import ACTIVATIONS, drawn, kernel, reference, shapes
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from drawn import ACTIVATIONS, drawn, kernel, reference, shapes
 from reluctant.kernels import few
 from reluctant.kernels.codes import RELU
 
@@ -88,9 +88,7 @@ def test_the_error_is_that_of_torch():
         keys, bias, values, value_bias, x = drawn(seed, d, d_ff, 1 + seed % 16, shift=-1.0)
         wide = [torch.from_numpy(a).double() for a in (keys, bias, values, value_bias, x)]
         single = [a.float() for a in wide]
-        expected, eager = (
-            torch.relu(x_ @ k.T + b) @ v + vb for k, b, v, vb, x_ in (wide, single)
-        )
+        expected, eager = (torch.relu(x_ @ k.T + b) @ v + vb for k, b, v, vb, x_ in (wide, single))
         _, out, _ = kernel(few.run_serial, (keys, bias, values, value_bias), x)
         scale = expected.square().mean()
         ours.append(((torch.from_numpy(out) - expected).square().mean() / scale).item())
@@ -140,7 +138,6 @@ def test_a_few_crowded_blocks_are_still_served():
 def test_weights_that_left_their_sketch_are_noticed(where):
     keys, bias, values, value_bias, x = drawn(3, 64, 1024, 1, shift=0.0)
     from arithmetic import layer_of  # noqa: PLC0415
-
     from reluctant.sketch import Sketch  # noqa: PLC0415
 
     sketch = Sketch.of(torch.from_numpy(keys))

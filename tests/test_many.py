@@ -2,10 +2,10 @@
 
 import numpy as np
 import pytest
-from drawn import ACTIVATIONS, drawn, reference
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from drawn import ACTIVATIONS, drawn, reference
 from reluctant.kernels import many
 from reluctant.kernels.codes import RELU
 

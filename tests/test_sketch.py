@@ -5,10 +5,10 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from arithmetic import candidates, evaluations, exact
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
+from arithmetic import candidates, evaluations, exact
 from reluctant.errors import ReluctantError
 from reluctant.kernels import few, quantise
 from reluctant.sketch import UNIT, Sketch, gamma, radius_of, radius_terms
@@ -199,7 +199,9 @@ def test_the_residuals_term_covers_x_along_the_residual():
     own = sketch.scale[:, None].astype(np.float64) * sketch.q[:, :32]
     x = (keys - own).astype(np.float32)
     length = np.linalg.norm(x.astype(np.float64), axis=1)
-    bias = (-(own * x).sum(1) / 1 - 0.995 * length * norms_of(sketch, keys)[:, 0]).astype(np.float32)
+    bias = (-(own * x).sum(1) / 1 - 0.995 * length * norms_of(sketch, keys)[:, 0]).astype(
+        np.float32
+    )
     diagonal = np.arange(64)
     assert candidates(sketch, keys, bias, x)[diagonal, diagonal].all()
     thinner = radius_terms(norms_of(sketch, keys), 32) * np.array([0.99, 1, 1])

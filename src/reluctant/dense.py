@@ -1,8 +1,8 @@
 """The dense way: both products in full, by oneDNN where PyTorch lets it be called.
 
 `torch.ops.mkldnn._linear_pointwise` is what Inductor emits for a linear map with an activation. It
-takes plain weights as well as transposed views, so the engine's one storage serves it. It is private
-to PyTorch: where it is missing or refuses, `F.linear` does the work.
+takes plain weights as well as transposed views, so the engine's one storage serves it. It is
+private to PyTorch: where it is missing or refuses, `F.linear` does the work.
 
 Its fused ReLU turns NaN into 0 (so do its clamps), where torch keeps NaN: ReLUs are therefore
 applied by torch, after the product.

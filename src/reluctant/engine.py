@@ -1,7 +1,5 @@
 """One layer's engine: picks the way (dense, few, many), keeps the sketch true, counts."""
 
-import threading
-from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -12,10 +10,9 @@ from reluctant import dense, op
 from reluctant.activations import Activation, resolve
 from reluctant.errors import ReluctantError
 from reluctant.kernels import few, many
-from reluctant.kernels.codes import NONE
 from reluctant.kernels.threads import run_in_parallel
 from reluctant.neurons import Neurons
-from reluctant.sketch import Sketch
+from reluctant.prepared import Prepared, finite, prepare
 
 WAYS = ("auto", "dense", "few", "many")
 
@@ -24,8 +21,6 @@ FEW_LIMIT = {1: 0.9, 2: 0.6, 4: 0.4, 8: 0.3, 16: 0.25}  # candidates, by number 
 MANY_LIMIT = 0.25  # active neurons
 _NEVER = 2.0  # no share is above it
 
-_rebuilding = threading.RLock()
-
 
 class Census(NamedTuple):
     """Counts over all tokens of an input; divide by tokens * d_ff for shares."""
@@ -33,17 +28,6 @@ class Census(NamedTuple):
     tokens: int
     active: int
     candidates: int
-
-
-@dataclass(frozen=True)
-class _Ready:
-    """What the kernels read, and the weights' stamp when it was made."""
-
-    stamp: tuple[Any, ...]
-    sparse: bool  # whether the sparse ways can serve the layer
-    rows: tuple[Any, ...] = ()  # keys, bias, values, value_bias
-    sketch: Sketch | None = None  # made when a few-token call first needs it
-    few: tuple[Any, ...] = ()  # the kernel's arguments between x and limit
 
 
 class Engine:
@@ -80,7 +64,7 @@ class Engine:
         self.way = way
         self.calls = {"few": 0, "many": 0, "dense": 0}
         for name, part in (("up", up), ("down", down), ("gate", gate)):
-            if part is not None and not _finite(part.weight):
+            if part is not None and not finite(part.weight):
                 raise ReluctantError(
                     f"expected finite weights; {name}.weight holds a NaN or an infinity: repair "
                     f"the checkpoint, or leave this layer as it is"
@@ -89,7 +73,7 @@ class Engine:
         self._start()
 
     def _start(self) -> None:
-        self._ready: _Ready | None = None
+        self._prepared: Prepared | None = None
         self._turn = 0
         self._handle = op.enlist(self)
         self._label = op.label(self.activation)
@@ -97,7 +81,7 @@ class Engine:
     # Sketch and kernels' views are caches of the weights: copies and pickles make their own.
     def __getstate__(self) -> dict[str, Any]:
         state = self.__dict__.copy()
-        for cache in ("_ready", "_turn", "_handle", "_label"):
+        for cache in ("_prepared", "_turn", "_handle", "_label"):
             del state[cache]
         state["calls"] = dict(self.calls)
         return state
@@ -169,7 +153,7 @@ class Engine:
         self.calls["dense"] += 1
         return self._dense(x)
 
-    def _choose(self, x: Tensor) -> tuple[str, _Ready | None]:
+    def _choose(self, x: Tensor) -> tuple[str, Prepared | None]:
         """The way, from this call alone, and what a sparse way reads."""
         tokens = x.numel() // self.neurons.d_model
         if (
@@ -192,7 +176,7 @@ class Engine:
         pair = (gate.weight, gate.bias) if gate else None
         return dense.feed_forward(x, (w1, b1), (w2, b2), self.activation, pair)
 
-    def _run_few(self, rows: Tensor, out: Tensor, ready: _Ready) -> bool:
+    def _run_few(self, rows: Tensor, out: Tensor, ready: Prepared) -> bool:
         """False where the dense way should serve: too many candidates, or weights with a NaN."""
         tokens, totals = rows.shape[0], np.zeros(2, np.int64)
         limit = _NEVER if self._way == "few" else _limit(tokens)
@@ -207,12 +191,12 @@ class Engine:
         self,
         rows: Tensor,
         out: Tensor,
-        ready: _Ready,
+        ready: Prepared,
         limit: float,
         totals: Any,
         everything: bool = False,
     ) -> bool:
-        """One call of the kernel; a second one if it finds that the weights have left the sketch."""
+        """One call of the kernel; a second if it finds that the weights have left the sketch."""
         for _ in range(2):
             if ready.sketch is None:
                 return False
@@ -228,65 +212,21 @@ class Engine:
             ready = self._prepare(with_sketch=True)
         return False
 
-    def _run_many(self, rows: Tensor, out: Tensor, ready: _Ready) -> bool:
+    def _run_many(self, rows: Tensor, out: Tensor, ready: Prepared) -> bool:
         z = dense.linear(rows, *self.neurons.tensors()[:2])
         limit = _NEVER if self._way == "many" else MANY_LIMIT
         run = many.combine_parallel if run_in_parallel(z.nbytes) else many.combine_serial
-        args = (self._threshold(), self.activation.kernel, *ready.rows[2:], limit)
-        return bool(run(z.numpy(), *args, out.numpy()) >= 0)
+        return bool(run(z.numpy(), *ready.many, limit, out.numpy()) >= 0)
 
-    def _threshold(self) -> float:
-        # As float32, where torch compares it.
-        return float(np.float32(self.activation.zero_below))
-
-    def _prepare(self, *, with_sketch: bool = False) -> _Ready:
-        """What the kernels read, made anew if the weights have changed."""
-        ready = self._ready
-        if ready is None or ready.stamp != self.neurons.stamp():
-            ready = None
-        elif not with_sketch or ready.sketch is not None or not ready.sparse:
-            return ready
-        with _rebuilding, torch.no_grad():
-            ready = self._views() if ready is None else ready
-            if with_sketch and ready.sparse:
-                ready = self._sketched(ready)
-            self._ready = ready
-        return ready
-
-    def _views(self) -> _Ready:
-        neurons = self.neurons
-        w1, b1, w2, b2 = neurons.tensors()
-        servable = (
-            self.activation.kernel != NONE
-            and neurons.gate is None
-            and all(t is None or t.dtype == torch.float32 for t in (w1, b1, w2, b2))
-            and all(t is None or t.device.type == "cpu" for t in (w1, b1, w2, b2))
-            and w1.is_contiguous()
-            and _finite(w2)  # skipping a zero would hide 0 * inf = NaN
+    def _prepare(self, *, with_sketch: bool = False) -> Prepared:
+        self._prepared = prepare(
+            self.neurons, self.activation, self._prepared, with_sketch=with_sketch
         )
-        if not servable:
-            return _Ready(neurons.stamp(), False)
-        neurons.lay_out()
-        w1, b1, w2, b2 = (None if t is None else t.detach() for t in neurons.tensors())  # type: ignore[assignment]
-        bias = torch.zeros(neurons.d_ff) if b1 is None else b1
-        value_bias = torch.zeros(neurons.d_model) if b2 is None else b2
-        rows = (w1, bias.contiguous(), w2.t(), value_bias.contiguous())
-        return _Ready(neurons.stamp(), True, tuple(t.numpy() for t in rows))
-
-    def _sketched(self, ready: _Ready) -> _Ready:
-        try:
-            sketch = Sketch.of(self.neurons.keys)
-        except ReluctantError:  # a NaN has come into the keys: the dense way shows it
-            return replace(ready, sparse=False)
-        arguments = (
-            *(sketch.q, sketch.scale, sketch.radius, *ready.rows, sketch.probe_at, sketch.probe),
-            *(sketch.max_norm, sketch.slack, self._threshold(), self.activation.kernel),
-        )
-        return replace(ready, sketch=sketch, few=arguments)
+        return self._prepared
 
     def refresh(self) -> None:
         """Forget what was derived from the weights: for those who write behind torch's back."""
-        self._ready = None
+        self._prepared = None
 
     def detach(self) -> None:
         """Give W2 the memory layout it had before the engine."""
@@ -321,12 +261,6 @@ class Engine:
 
 def _limit(tokens: int) -> float:
     return next(limit for most, limit in FEW_LIMIT.items() if tokens <= most)
-
-
-def _finite(weight: Tensor) -> bool:
-    if weight.device.type == "meta" or weight.numel() == 0:
-        return True
-    return bool(torch.isfinite(torch.stack(torch.aminmax(weight.detach()))).all())
 
 
 def _on_values(function: Any, x: Tensor) -> Tensor:

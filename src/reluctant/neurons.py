@@ -1,8 +1,8 @@
 """The weights of one feed-forward layer as rows: a neuron is a key and a value.
 
-One storage serves every way of computing: the value rows are W2 transposed, and W2 stays visible to
-the model as their transposed view. Everything is read off the live `nn.Linear`s at each call, so that
-a replaced or re-typed parameter is never missed.
+One storage serves every way of computing: the value rows are W2 transposed, and W2 stays visible
+to the model as their transposed view. Everything is read off the live `nn.Linear`s at each call, so
+that a replaced or re-typed parameter is never missed.
 """
 
 from dataclasses import dataclass
@@ -55,8 +55,8 @@ class Neurons:
         d_ff, d_model = self.up.weight.shape
         if tuple(self.down.weight.shape) != (d_model, d_ff):
             raise ReluctantError(
-                f"expected down to lead from d_ff = {d_ff} back to d_model = {d_model}: a weight of "
-                f"shape {(d_model, d_ff)}; got {tuple(self.down.weight.shape)}"
+                f"expected down to lead from d_ff = {d_ff} back to d_model = {d_model}: a weight "
+                f"of shape {(d_model, d_ff)}; got {tuple(self.down.weight.shape)}"
             )
         if self.gate is not None and self.gate.weight.shape != self.up.weight.shape:
             raise ReluctantError(

@@ -2,34 +2,41 @@
 
 Notation: u = 2^-24 is float32's unit roundoff, gamma_n = n u / (1 - n u). For a neuron with key k
 (d long) and bias b, z = <k, x> + b. The sketch is integers q in [-127, 127]^d and a scale s; write
-k^ = s q and r = k - k^. N is ||x||_2 rounded up. The kernel computes S, the float32 sum of q_j x_j in
-some order, and from it in float64 the estimate e = s S + b.
+k^ = s q and r = k - k^. N is ||x||_2 rounded up. The kernel computes S, the float32 sum of the
+q_j x_j in some order, and from it in float64 the estimate e = s S + b.
 
-    radius = ( ||r|| + gamma_{d+4} ||k^|| + gamma_{d+8} ||k|| ) (1 + 16 u)      rounded up to float32
+    radius = ( ||r|| + gamma_{d+4} ||k^|| + gamma_{d+8} ||k|| ) (1 + 16 u)    rounded up to float32
 
-**Lemma.** If  e + N radius + gamma_{d+8} |b| < t,  then every float32 evaluation of z - its d products
-and d additions in any order and grouping, the bias anywhere among them, with or without FMA, with
-subnormals kept or flushed - gives a finite value <= t.
+**Lemma.** If e + N radius + gamma_{d+8} |b| < t, then every float32 evaluation of z - its d
+products and d additions in any order and grouping, the bias anywhere among them, with or without
+FMA, with subnormals kept or flushed - gives a finite value <= t.
 
-*Proof.* (1) A float32 sum of n products errs by at most gamma_n times the sum of their absolute
-values, which for <q, x> is at most ||q|| N (Cauchy-Schwarz): S is off by gamma_d ||q|| N, so s S is off
-<k^, x> by gamma_d ||k^|| N. (2) <k, x> = <k^, x> + <r, x>, and |<r, x>| <= ||r|| N. (3) A float32 evaluation of
-z, the bias one more term, is off z by gamma_{d+1} (||k|| N + |b|). Together, every evaluation is at most
-e + (||r|| + gamma_d ||k^|| + gamma_{d+1} ||k||) N + gamma_{d+1} |b|. (4) Underflow, flushed or gradual, adds to (1) and
-(3) at most 2^-126 for each of 2 d + 3 operations, and flushed operands 2^-126 sqrt(d) (||k|| + N). A key is
-sketched only if s >= 2^-40, so ||k|| and ||k^|| are above 2^-34, and x is served only if N >= 2^-40: then
-these are below 3 u ||k|| N and, for (1), below u ||k^|| N (d < 2^22). (5) The float64 steps err by a few
-2^-53 of |s S| + |b| + N radius. (4) and (5) are what the indices d + 4 and d + 8 hold more than d and
-d + 1. (6) No evaluation overflows: N max||k|| < 2^125 and |e| < 2^126, hence |b| < 2^127. The same bound
-on e keeps out an S that overflowed. []
+*Proof.*
+
+1. A float32 sum of n products errs by at most gamma_n times the sum of their absolute values,
+   which for <q, x> is at most ||q|| N (Cauchy-Schwarz). So s S is off <k^, x> by gamma_d ||k^|| N.
+2. <k, x> = <k^, x> + <r, x>, and |<r, x>| <= ||r|| N.
+3. A float32 evaluation of z, the bias being one more term, is off by gamma_{d+1} (||k|| N + |b|).
+   Together, every evaluation is at most
+
+       e + (||r|| + gamma_d ||k^|| + gamma_{d+1} ||k||) N + gamma_{d+1} |b|.
+
+4. Underflow, flushed or gradual, adds to (1) and (3) at most 2^-126 for each of 2 d + 3 operations,
+   and flushed operands 2^-126 sqrt(d) (||k|| + N). A key is sketched only if s >= 2^-40, so ||k||
+   and ||k^|| are above 2^-34, and x is served only if N >= 2^-40. Then, for d < 2^22, these are
+   below 3 u ||k|| N and, for (1), below u ||k^|| N.
+5. The float64 steps err by a few 2^-53 of |s S| + |b| + N radius. (4) and (5) are what the indices
+   d + 4 and d + 8 hold more than d and d + 1.
+6. Nothing overflows: N max ||k|| < 2^125 and |e| < 2^126, hence |b| < 2^127. The bound on |e| also
+   keeps out an S that overflowed. []
 
 If f is exactly zero at every finite point <= t, the neuron contributes exactly nothing.
 
-Why not one rounding term, nor a looser "tiny" rule: without gamma ||k|| a key that is exactly on the
-sketch's grid can be certified and still fire in a sequential float32 sum; without gamma |b| so can a
-neuron with t != 0 whose bias is added first; and with s = 2^-86, ||x|| = 2^-46 products fall on both
-sides of the underflow threshold, where no multiple of ||k|| ||x|| bounds the error. `tests/test_sketch.py`
-keeps a case of each.
+Each part is needed. Without the two gamma terms a key that is exactly on the sketch's grid can be
+certified and still fire in a sequential float32 sum. Without gamma |b|, so can a neuron with t != 0
+whose bias is added first. And with s = 2^-86 and ||x|| = 2^-46 there are products on both sides of
+the underflow threshold, where no multiple of ||k|| ||x|| bounds the error: that is why "tiny"
+starts at 2^-40. `tests/test_sketch.py` keeps a case of each.
 """
 
 from dataclasses import dataclass

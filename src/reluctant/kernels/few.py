@@ -6,8 +6,8 @@ candidates' pre-activations from the real keys. *Values*: the sum of the active 
 
 The neurons are divided into a fixed number of blocks for the first two steps, the columns into
 fixed chunks for the third; every sum has one order. So the bits depend neither on the number of
-threads nor on which neurons the sketch could rule out: a zero that is confirmed instead of certified
-adds nothing to any sum.
+threads nor on which neurons the sketch could rule out: a zero that is confirmed instead of
+certified adds nothing to any sum.
 """
 
 from typing import Any, NamedTuple
@@ -18,7 +18,8 @@ from numba import njit, prange
 
 from reluctant.kernels.activate import activate, is_active
 from reluctant.kernels.rows import CHUNK, add_list
-from reluctant.kernels.vector import dot, prefetch
+from reluctant.kernels.vector import dot
+from reluctant.kernels.watch import probes_changed, row_changed
 
 MAX_TOKENS = 16
 BLOCKS = 16
@@ -87,7 +88,7 @@ def _sum_of_squares(x: Any) -> Any:
 
 @njit(**_STRICT)
 def _upper_norm(x: Any, max_norm: float) -> Any:
-    """||x|| rounded up; infinity, which certifies nothing, where it is too small, too large or NaN."""
+    """||x|| rounded up; infinity, which certifies nothing, where it is tiny, huge or NaN."""
     norm = np.sqrt(_sum_of_squares(x)) * (1.0 + 2.0**-40)
     if norm >= TINY_NORM and norm * max_norm < HUGE_PRODUCT:
         return norm
@@ -95,125 +96,104 @@ def _upper_norm(x: Any, max_norm: float) -> Any:
 
 
 @njit(**_STRICT)
-def _keep(sums: Any, rows: int, tokens: int, i: int, m: int, layer: Any, rule: Any, norms: Any,
-          pairs: Any, estimates: Any, count: int) -> Any:  # fmt: skip
-    """Appends those of rows x tokens pairs whose neuron is not a certified zero."""
-    for r in range(rows):
-        scale = np.float64(layer.scale[i + r])
-        radius = np.float64(layer.radius[i + r])
-        bias = np.float64(layer.bias[i + r])
-        slack = rule.slack * abs(bias)
-        for t in range(tokens):
-            e = scale * np.float64(sums[r * tokens + t]) + bias
-            bound = e + (norms[m + t] * radius + slack)
-            # Written so that NaN, wherever it comes from, makes a candidate.
-            if rule.everything or not (bound < rule.threshold and abs(e) < HUGE):
-                pairs[count, 0] = i + r
-                pairs[count, 1] = m + t
-                estimates[count] = e
-                count += 1
-    return count
-
-
-@njit(**_STRICT)
-def _sketch(lo: int, hi: int, x: Any, layer: Any, rule: Any, norms: Any, pairs: Any,
-            estimates: Any) -> Any:  # fmt: skip
-    """The candidates among neurons lo..hi: (neuron, token) pairs, each token's in ascending order."""
-    tokens, d = x.shape[0], layer.q.shape[1]
-    count = 0
+def _sketch(lo: int, hi: int, x: Any, q: Any, sums: Any) -> None:
+    """sums[m, i - lo] = <q_i, x_m> for neurons lo..hi: four rows a pass, so x is read a fourth as
+    often, and up to four tokens, so a row is widened to float32 once for them.
+    """
+    tokens, d = x.shape[0], q.shape[1]
     i = lo
     while i + 4 <= hi:
         m = 0
         while m + 4 <= tokens:
-            sums = _sketch_4x4(layer.q, i, x, m, d)
-            count = _keep(sums, 4, 4, i, m, layer, rule, norms, pairs, estimates, count)
+            four = _sketch_4x4(q, i, x, m, d)
+            for r in range(4):
+                for t in range(4):
+                    sums[m + t, i - lo + r] = four[4 * r + t]
             m += 4
         if m + 2 <= tokens:
-            two = _sketch_4x2(layer.q, i, x, m, d)
-            count = _keep(two, 4, 2, i, m, layer, rule, norms, pairs, estimates, count)
+            two = _sketch_4x2(q, i, x, m, d)
+            for r in range(4):
+                for t in range(2):
+                    sums[m + t, i - lo + r] = two[2 * r + t]
             m += 2
         if m < tokens:
-            one = _sketch_4x1(layer.q, i, x, m, d)
-            count = _keep(one, 4, 1, i, m, layer, rule, norms, pairs, estimates, count)
+            one = _sketch_4x1(q, i, x, m, d)
+            for r in range(4):
+                sums[m, i - lo + r] = one[r]
         i += 4
     while i < hi:
         for m in range(tokens):
-            last = _sketch_1x1(layer.q, i, x, m, d)
-            count = _keep(last, 1, 1, i, m, layer, rule, norms, pairs, estimates, count)
+            sums[m, i - lo] = _sketch_1x1(q, i, x, m, d)[0]
         i += 1
+
+
+@njit(**_STRICT)
+def _select(lo: int, hi: int, sums: Any, layer: Any, rule: Any, norm: float, kept: Any,
+            index: Any) -> Any:  # fmt: skip
+    """The candidates among neurons lo..hi for one token: their numbers into index; how many."""
+    for i in range(lo, hi):  # apart from the next loop, so that it is vectorised
+        e = np.float64(layer.scale[i]) * np.float64(sums[i - lo]) + np.float64(layer.bias[i])
+        room = norm * np.float64(layer.radius[i]) + rule.slack * abs(np.float64(layer.bias[i]))
+        # Written so that NaN, wherever it comes from, makes a candidate.
+        kept[i - lo] = not ((e + room < rule.threshold) & (abs(e) < HUGE))
+    count = 0
+    for i in range(lo, hi):  # without a branch, which would be mispredicted at every candidate
+        index[count] = i
+        count += kept[i - lo] | rule.everything
     return count
 
 
 @njit(**_STRICT)
-def _confirm(lo: int, x: Any, layer: Any, rule: Any, norms: Any, pairs: Any, estimates: Any,
-             count: int, active: Any, active_h: Any, active_count: Any) -> Any:  # fmt: skip
-    """The candidates' real pre-activations. True if one contradicts its sketch (stale weights)."""
+def _confirm(lo: int, m: int, x: Any, sums: Any, layer: Any, rule: Any, norm: float, index: Any,
+             count: int, active: Any, active_h: Any) -> Any:  # fmt: skip
+    """One token's candidates: their real pre-activations, the active ones listed from `lo` on.
+
+    How many are active; -1 if one contradicts its sketch (stale weights).
+    """
     d = layer.keys.shape[1]
     stale = False
+    at = lo
     for p in range(count):
-        i, m = pairs[p, 0], pairs[p, 1]
-        # The next candidate's key is on its way while this one is summed: they lie apart in memory,
-        # where the hardware's own prefetcher does not look.
-        following = pairs[min(p + 1, count - 1), 0]
-        for j in range(0, d, 16):
-            prefetch(layer.keys, following, j)
+        i = index[p]
         z = _key_dot(layer.keys, i, x, m, d)[0] + layer.bias[i]
-        e = estimates[p]
         bias = np.float64(layer.bias[i])
-        bound = norms[m] * np.float64(layer.radius[i]) + rule.slack * abs(bias)
-        if abs(np.float64(z) - e) > bound and abs(e) < HUGE:
-            stale = True
+        e = np.float64(layer.scale[i]) * np.float64(sums[i - lo]) + bias
+        room = norm * np.float64(layer.radius[i]) + rule.slack * abs(bias)
+        stale |= (abs(np.float64(z) - e) > room) & (abs(e) < HUGE)
         if is_active(rule.code, rule.threshold, z):
-            at = lo + active_count[m]
-            active[m, at] = i
-            active_h[m, at] = activate(rule.code, z)
-            active_count[m] += 1
-    return stale
-
-
-@njit(**_STRICT)
-def _row_changed(layer: Any, i: int) -> Any:
-    """Whether key i has left its sketch: ||k - s q|| is above the radius."""
-    total = 0.0
-    scale = np.float64(layer.scale[i])
-    for j in range(layer.keys.shape[1]):
-        off = np.float64(layer.keys[i, j]) - scale * np.float64(layer.q[i, j])
-        total += off * off
-    return not (np.sqrt(total) <= np.float64(layer.radius[i]))
-
-
-@njit(**_STRICT)
-def _probes_changed(layer: Any) -> Any:
-    """Whether any of the remembered weights has changed: a bulk write shows here at once."""
-    flat = layer.keys.reshape(-1)
-    changed = False
-    for p in range(layer.probe.shape[0]):
-        changed |= flat[layer.probe_at[p]] != layer.probe[p]
-    return changed
+            active[at] = i
+            active_h[at] = activate(rule.code, z)
+            at += 1
+    return -1 if stale else at - lo
 
 
 @njit(**_STRICT)
 def _block(b: int, size: int, x: Any, layer: Any, rule: Any, norms: Any, scratch: Any,
            limit: float) -> None:  # fmt: skip
     """Sketch and confirm one block of neurons. Its counts: candidates, gave up, stale."""
-    pairs, estimates, active, active_h, active_count, counts = scratch
+    active, active_h, active_count, counts = scratch
     d_ff, tokens = layer.q.shape[0], x.shape[0]
     lo = min(b * size, d_ff)
     hi = min(lo + size, d_ff)
     if lo == hi:
         return
-    mine, mine_e = pairs[lo * tokens : hi * tokens], estimates[lo * tokens : hi * tokens]
-    count = _sketch(lo, hi, x, layer, rule, norms, mine, mine_e)
-    counts[b, 0] = count
-    if count > limit * (hi - lo) * tokens:
-        counts[b, 1] = 1
+    sums = np.empty((tokens, hi - lo), np.float32)
+    kept = np.empty(hi - lo, np.bool_)
+    index = np.empty((tokens, hi - lo), np.int32)
+    candidates = np.empty(tokens, np.int64)
+    _sketch(lo, hi, x, layer.q, sums)
+    for m in range(tokens):
+        candidates[m] = _select(lo, hi, sums[m], layer, rule, norms[m], kept, index[m])
+    counts[b, 0] = candidates.sum()
+    counts[b, 1] = counts[b, 0] > limit * (hi - lo) * tokens
+    if counts[b, 1]:
         return
-    stale = _row_changed(layer, lo + rule.turn % (hi - lo))
-    stale |= _confirm(
-        lo, x, layer, rule, norms, mine, mine_e, count, active, active_h, active_count[b]
-    )
-    counts[b, 1] = 0
-    counts[b, 2] = stale
+    counts[b, 2] = row_changed(layer, lo + rule.turn % (hi - lo))
+    for m in range(tokens):
+        found = _confirm(lo, m, x, sums[m], layer, rule, norms[m], index[m], candidates[m],
+                         active[m], active_h[m])  # fmt: skip
+        counts[b, 2] |= found < 0
+        active_count[b, m] = max(found, 0)
 
 
 @njit(**_STRICT)
@@ -255,13 +235,11 @@ def _prepare(x: Any, layer: Any, rule: Any) -> Any:
     for m in range(tokens):
         padded[m, :d] = x[m]
         norms[m] = _upper_norm(x[m], rule.max_norm)
-    pairs = np.empty((d_ff * tokens, 2), np.int32)
-    estimates = np.empty(d_ff * tokens, np.float64)
     active = np.empty((tokens, d_ff), np.int32)
     active_h = np.empty((tokens, d_ff), np.float32)
     active_count = np.zeros((BLOCKS, tokens), np.int64)
     counts = np.zeros((BLOCKS, 8), np.int64)  # a cache line a block: threads do not share one
-    return padded, norms, (pairs, estimates, active, active_h, active_count, counts)
+    return padded, norms, (active, active_h, active_count, counts)
 
 
 @njit(**_STRICT)
@@ -292,10 +270,10 @@ def run_serial(
     """
     layer = Layer(q, scale, radius, keys, bias, values, value_bias, probe_at, probe)
     rule = Rule(threshold, code, slack, max_norm, limit, everything, turn)
-    if _probes_changed(layer):
+    if probes_changed(layer):
         return STALE
     padded, norms, scratch = _prepare(x, layer, rule)
-    active, active_h, active_count, counts = scratch[2], scratch[3], scratch[4], scratch[5]
+    active, active_h, active_count, counts = scratch
     size = _block_size(layer.q.shape[0])
     for b in range(BLOCKS):
         _block(b, size, padded, layer, rule, norms, scratch, rule.limit)
@@ -321,10 +299,10 @@ def run_parallel(
     """`run_serial` on Numba's threads: the same steps, blocks and orders."""
     layer = Layer(q, scale, radius, keys, bias, values, value_bias, probe_at, probe)
     rule = Rule(threshold, code, slack, max_norm, limit, everything, turn)
-    if _probes_changed(layer):
+    if probes_changed(layer):
         return STALE
     padded, norms, scratch = _prepare(x, layer, rule)
-    active, active_h, active_count, counts = scratch[2], scratch[3], scratch[4], scratch[5]
+    active, active_h, active_count, counts = scratch
     size = _block_size(layer.q.shape[0])
     for b in prange(BLOCKS):
         _block(b, size, padded, layer, rule, norms, scratch, rule.limit)

@@ -44,7 +44,10 @@ def _quantise(i: int, rows: Any, tiniest: float, q: Any, scale: Any, norms: Any)
 
 @njit(**_STRICT)
 def quantise_serial(rows: Any, tiniest: float, q: Any, scale: Any, norms: Any) -> None:
-    """rows: (n, d) float32 -> q: (n, >= d) int8 zeros, scale: (n,) float32, norms: (n, 3) float64."""
+    """rows: (n, d) float32 -> q: (n, >= d) int8, scale: (n,) float32, norms: (n, 3) float64.
+
+    q comes as zeros; norms are those of k - s q, s q and k.
+    """
     for i in range(rows.shape[0]):
         _quantise(i, rows, tiniest, q, scale, norms)
 
