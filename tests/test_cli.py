@@ -66,7 +66,7 @@ def bench_result(error: float) -> reluctant.bench.Result:
         ways={"few": 9, "many": 0, "dense": 0},
         missing={"OpenVINO": "No module named 'openvino'"},
     )
-    return reluctant.bench.Result([row], memory_bandwidth=40e9, peak=400e9, precision="highest")
+    return reluctant.bench.Result([row], memory_bandwidth=40e9, load=0.0, precision="highest")
 
 
 @pytest.fixture

@@ -1,6 +1,7 @@
 """One feed-forward layer, the engine beside its peers."""
 
 import copy
+import os
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
@@ -59,7 +60,7 @@ class Result:
 
     rows: list[Row]
     memory_bandwidth: float  # bytes/s
-    peak: float  # float32 operations/s
+    load: float  # the system's load average (processes, over a minute) before the run
     precision: str  # torch's float32 matmul precision during the run
 
     @property
@@ -101,13 +102,13 @@ def run_bench(
     if not 0 < active < 1:
         raise ReluctantError(f"expected a density strictly between 0 and 1, got {active}")
     with _full_precision() as precision:
-        memory = limits.read_bandwidth(limits.MEMORY_BYTES)
-        peak = limits.multiply_add_peak()
+        load = os.getloadavg()[0] if hasattr(os, "getloadavg") else 0.0
+        memory = limits.reading(limits.MEMORY_BYTES).measure()
         rows = [
-            _row(phase, phases[phase], d_model, d_ff, active, peak, rounds, on_round)
+            _row(phase, phases[phase], d_model, d_ff, active, rounds, on_round)
             for (d_model, d_ff), phase in product(shapes, phases)
         ]
-    return Result(rows, memory, peak, precision)
+    return Result(rows, memory, load, precision)
 
 
 def _row(
@@ -116,7 +117,6 @@ def _row(
     d_model: int,
     d_ff: int,
     active: float,
-    peak: float,
     rounds: int,
     on_round: Callable[[], object],
 ) -> Row:
@@ -134,9 +134,14 @@ def _row(
         errors = {
             peer.name: drawn.relative_error(_answer(peer, inputs[0]), truth) for peer in contenders
         }
+        probe = (
+            limits.reading(engine.sketch_bytes + 8 * d_model * d_ff)
+            if phase == "decode"
+            else limits.multiplying()
+        )
         before = dict(engine.calls)
         seconds = interleaved(
-            {peer.name: _caller(peer, inputs) for peer in contenders},
+            {**{peer.name: _caller(peer, inputs) for peer in contenders}, **probe.calls},
             rounds=rounds,
             settle=SETTLE,
             on_round=on_round,
@@ -147,11 +152,9 @@ def _row(
     found_active, candidates = counted.active / total, counted.candidates / total
     if phase == "decode":
         work = d_model * d_ff * (1 + 4 * (candidates + found_active))
-        limit = limits.read_bandwidth(engine.sketch_bytes + 8 * d_model * d_ff)
     else:
         work = 2 * tokens * d_model * d_ff * (1 + found_active)
-        limit = peak
-    achieved = work / seconds["ours"]
+    achieved, limit = work / seconds["ours"], probe.rate(seconds)
 
     right = [name for name in errors if name != "ours" and errors[name] <= TOLERANCE]
     best = min(seconds[name] for name in right or ["eager"])

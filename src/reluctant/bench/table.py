@@ -7,15 +7,21 @@ from rich.table import Table
 from reluctant.bench.run import TOLERANCE, Result, Row
 from reluctant.machine import header
 
+BUSY = 0.5  # load average from which on the run may have been disturbed
+
 
 def show(result: Result, console: Console) -> None:
     """Print the tables, what they were measured on, and what could not be compared."""
     console.print(header("onnxruntime", "openvino"))
     console.print(
-        f"float32, matmul precision '{result.precision}'. Measured beside the rows: "
-        f"{result.memory_bandwidth / 1e9:.0f} GB/s read from 1 GiB, "
-        f"{result.peak / 1e9:.0f} GFLOP/s in the best large product"
+        f"float32, matmul precision '{result.precision}'; "
+        f"{result.memory_bandwidth / 1e9:.0f} GB/s read from a buffer of 1 GiB"
     )
+    if result.load > BUSY:
+        console.print(
+            f"[yellow]Load average {result.load:.1f} before the run: if that work went on beside "
+            "it, these times say little.[/]"
+        )
     console.print(_times(result.rows), _limits(result.rows))
     for name, reason in {k: v for row in result.rows for k, v in row.missing.items()}.items():
         console.print(f"[yellow]{name} is left out:[/] {reason}")
@@ -50,11 +56,11 @@ def _limits(rows: list[Row]) -> Table:
         ["active", "candi- dates", "achieved", "limit", "share", "calls " + "/".join(ways)],
     )
     table.caption = (
-        "1 token: the bytes that must be read (the sketch, the keys of candidates, the values of "
-        "active neurons), against reading a buffer of the layer's size over and over again; more "
-        "than 100 %: part of the layer stays in a nearer cache. Many tokens: the operations that "
-        "must be done (first product dense, second one active neurons only; what is skipped does "
-        "not count), against the best large product."
+        "Limits were measured in turns with the calls. 1 token: the bytes that must be read (the "
+        "sketch, the keys of candidates, the values of active neurons), against reading a buffer "
+        "of the layer's size over and over again; more than 100 %: part of the layer stays in a "
+        "nearer cache. Many tokens: the operations that must be done (first product dense, second "
+        "one active neurons only; what is skipped does not count), against a large product."
     )
     for row in rows:
         unit = "GB/s" if row.phase == "decode" else "GFLOP/s"
