@@ -1,7 +1,6 @@
 """What stays as it was when engines are in, in copies, in files, and after `restore`."""
 
 import copy
-import io
 import pickle
 import threading
 from pathlib import Path
@@ -9,69 +8,27 @@ from typing import Any
 
 import pytest
 import torch
-import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import nn
 
-from reluctant.errors import ReluctantError
-from reluctant.feedforward import FeedForward
+from layers import (
+    D_FF,
+    LAYERS,
+    D,
+    Model,
+    Own,
+    calls,
+    drawn,
+    served,
+)
 from reluctant.surgery import Report, optimize, refresh, restore
-from reluctant.surgery.swap import seat_of
-
-D, D_FF = 64, 256
 
 
-class Plain(nn.Module):
-    """A feed-forward layer of someone's own, with a forward that keeps count if asked to."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.lin_a, self.lin_b = nn.Linear(D, D_FF), nn.Linear(D_FF, D)
-        self.double = False
-
-    def forward(self, x: Tensor) -> Tensor:
-        y = self.lin_b(F.relu(self.lin_a(x)))
-        return 2 * y if self.double else y
-
-
-class Model(nn.Module):
-    def __init__(self) -> None:
-        super().__init__()
-        self.blocks = nn.ModuleList(
-            nn.TransformerEncoderLayer(D, 2, D_FF, 0.0, batch_first=True) for _ in range(2)
-        )
-        self.own = Plain()
-        self.again = self.own
-        self.ffn = FeedForward(D, D_FF)
-        self.gated = FeedForward(D, D_FF, "reglu")
-        self.stack = nn.Sequential(nn.Linear(D, D_FF), nn.ReLU(), nn.Linear(D_FF, D))
-
-    def forward(self, x: Tensor) -> Tensor:
-        for layer in (*self.blocks, self.own, self.again, self.ffn, self.gated, self.stack):
-            x = F.layer_norm(x + layer(x), (D,))
-        return x
-
-
-LAYERS = 6
-
-
-def drawn(*shape: int, seed: int = 0) -> Tensor:
-    return torch.randn(shape, generator=torch.Generator().manual_seed(seed))
-
-
-def pair() -> tuple[Model, Model, Report]:
+def model_pair() -> tuple[Model, Model, Report]:
     """An optimized model, its untouched twin, and the report."""
     torch.manual_seed(0)
     model = Model().eval()
     twin = copy.deepcopy(model)
     return model, twin, optimize(model)
-
-
-def served(model: nn.Module) -> list[Any]:
-    return [seat for module in model.modules() if (seat := seat_of(module))]
-
-
-def calls(model: nn.Module) -> int:
-    return sum(sum(seat.engine.calls.values()) for seat in served(model))
 
 
 def check_same(model: nn.Module, twin: nn.Module) -> None:
@@ -82,7 +39,7 @@ def check_same(model: nn.Module, twin: nn.Module) -> None:
 
 
 def test_names_shapes_values_classes_stay() -> None:
-    model, twin, report = pair()
+    model, twin, report = model_pair()
     assert len(report.swapped) == LAYERS
     ours, theirs = model.state_dict(), twin.state_dict()
     assert list(ours) == list(theirs)
@@ -92,9 +49,9 @@ def test_names_shapes_values_classes_stay() -> None:
     assert [name for name, _ in model.named_modules()] == names
     for (_, module), (_, other) in zip(model.named_modules(), twin.named_modules(), strict=True):
         assert isinstance(module, type(other))
-    assert isinstance(model.own, Plain)
-    assert "Plain" in type(model.own).__qualname__
-    assert type(model.own).__module__ == Plain.__module__
+    assert isinstance(model.own, Own)
+    assert "Own" in type(model.own).__qualname__
+    assert type(model.own).__module__ == Own.__module__
     check_same(model, twin)
     assert calls(model) > 0
 
@@ -119,7 +76,7 @@ def test_restore_leaves_no_trace() -> None:
 
 
 def test_twice_is_once() -> None:
-    model, twin, first = pair()
+    model, twin, first = model_pair()
     check_same(model, twin)
     second = optimize(model, way="dense")
     assert [entry.name for entry in second.swapped] == [entry.name for entry in first.swapped]
@@ -131,7 +88,7 @@ def test_twice_is_once() -> None:
 
 
 def test_state_dicts_go_both_ways() -> None:
-    model, twin, _ = pair()
+    model, twin, _ = model_pair()
     torch.manual_seed(1)
     other = Model().eval()
     check_same(model, twin)
@@ -154,7 +111,7 @@ def test_state_dicts_go_both_ways() -> None:
 
 @pytest.mark.parametrize("how", ["deepcopy", "pickle", "protocol 0", "torch.save"])
 def test_copies_are_served_by_engines_of_their_own(how: str, tmp_path: Path) -> None:
-    model, twin, _ = pair()
+    model, twin, _ = model_pair()
     check_same(model, twin)
     if how == "deepcopy":
         clone = copy.deepcopy(model)
@@ -191,7 +148,7 @@ def test_copies_are_served_by_engines_of_their_own(how: str, tmp_path: Path) -> 
 
 
 def test_a_served_layer_alone_copies_too() -> None:
-    model, twin, _ = pair()
+    model, twin, _ = model_pair()
     with pytest.warns(UserWarning, match="enable_nested_tensor"):  # the fused path is off
         stack = nn.TransformerEncoder(model.blocks[0], 3).eval()
     assert len(served(stack)) == 3
@@ -201,7 +158,7 @@ def test_a_served_layer_alone_copies_too() -> None:
     assert restore(stack) == 3
 
 
-class Stateful(Plain):
+class Stateful(Own):
     """Leaves the engine out of what it pickles."""
 
     def __getstate__(self) -> dict[str, Any]:
@@ -212,7 +169,7 @@ class Stateful(Plain):
         self.revived = True
 
 
-class Registered(Plain):
+class Registered(Own):
     """Refuses to have subclasses."""
 
     def __init_subclass__(cls) -> None:
@@ -235,19 +192,19 @@ def test_classes_with_habits_of_their_own() -> None:
 
 
 def test_layers_that_share_their_maps() -> None:
-    one, two = Plain(), Plain()
-    two.lin_a, two.lin_b = one.lin_a, one.lin_b
+    one, two = Own(), Own()
+    two.up, two.down = one.up, one.down
     model = nn.Sequential(one, nn.ReLU(), two).eval()
     twin = copy.deepcopy(model)
     assert len(optimize(model).swapped) == 2
     check_same(model, twin)
     assert restore(model) == 2
-    assert one.lin_b.weight.stride() == (D_FF, 1)
+    assert one.down.weight.stride() == (D_FF, 1)
     check_same(model, twin)
 
 
 def test_refresh_after_a_write_behind_torch() -> None:
-    model, twin, _ = pair()
+    model, twin, _ = model_pair()
     check_same(model, twin)
     for a, b in zip(model.parameters(), twin.parameters(), strict=True):
         for parameter in (a, b):
@@ -258,7 +215,7 @@ def test_refresh_after_a_write_behind_torch() -> None:
 
 
 def test_one_model_from_several_threads() -> None:
-    model, twin, _ = pair()
+    model, twin, _ = model_pair()
     inputs = [drawn(1 + i % 3, 1 + i, D, seed=i) for i in range(8)]
     with torch.no_grad():
         wanted = [twin(x) for x in inputs]
@@ -278,69 +235,3 @@ def test_one_model_from_several_threads() -> None:
         thread.join()
     assert not failures
     assert all(seat.checked for seat in served(model))
-
-
-def test_the_report_prints_as_a_table() -> None:
-    model = nn.ModuleDict(
-        {
-            "good": FeedForward(D, D_FF),
-            "bad": nn.Sequential(nn.Linear(D, D_FF), nn.PReLU(), nn.Linear(D_FF, D)),
-            "other": nn.Sequential(nn.Linear(D, 8), nn.Linear(8, D)),
-        }
-    )
-    report = optimize(model)
-    names = [[e.name for e in part] for part in (report.swapped, report.refused, report.untouched)]
-    assert names == [["good"], ["bad"], ["other"]]
-    assert report.memory_bytes == report.swapped[0].engine.sketch_bytes > 0
-    lines = str(report).splitlines()
-    rows = {row.split("│")[1].strip(): row for row in lines if row.startswith("│")}
-    assert all(word in rows["good"] for word in ("relu", str(D), str(D_FF), "swapped"))
-    assert "refused" in rows["bad"]
-    assert "1 swapped, 1 refused, 1 untouched" in str(report)
-    alone = str(optimize(FeedForward(D, D_FF)))
-    assert "(the model itself)" in alone
-
-
-@pytest.mark.parametrize(
-    ("arguments", "message"),
-    [
-        (("model",), "nn.Module"),
-        ((nn.Linear(D, D),), "no feed-forward layer in this Linear: looked for FeedForward"),
-        ((nn.MultiheadAttention(D, 2),), "no feed-forward layer"),
-    ],
-)
-def test_a_bad_call_says_what_is_wrong(arguments: tuple[Any, ...], message: str) -> None:
-    with pytest.raises(ReluctantError, match=message):
-        optimize(*arguments)
-
-
-def test_an_unknown_way_changes_nothing() -> None:
-    model = Model()
-    with pytest.raises(ReluctantError, match="auto, dense, few, many"):
-        optimize(model, way="fast")
-    assert not served(model)
-    with pytest.raises(ReluctantError, match=r"nn\.Module"):
-        restore(io.StringIO())  # type: ignore[arg-type]
-
-
-def test_an_interrupted_swap_is_undone(monkeypatch: pytest.MonkeyPatch) -> None:
-    model = Model().eval()
-    types = [type(m) for m in model.modules()]
-    strides = [p.stride() for p in model.parameters()]
-    seen: list[object] = []
-
-    def interrupt(*args: Any, **kwargs: Any) -> Any:
-        seen.append(args)
-        if len(seen) == 4:
-            raise KeyboardInterrupt
-        return engine(*args, **kwargs)
-
-    names = optimize.__globals__
-    engine = names["Engine"]
-    monkeypatch.setitem(names, "Engine", interrupt)
-    with pytest.raises(KeyboardInterrupt):
-        optimize(model)
-    assert len(seen) == 4
-    assert [type(m) for m in model.modules()] == types
-    assert [p.stride() for p in model.parameters()] == strides
-    assert not served(model)

@@ -9,7 +9,7 @@ from torch.nn.modules.dropout import _DropoutNd
 
 from ..activations import Activation, identify
 from ..feedforward import FeedForward
-from .prove import prove
+from .prove import prove, same_slope
 from .site import Site, Unfit
 
 LOOKED_FOR = (
@@ -256,6 +256,13 @@ def _site(module: nn.Module, draft: _Draft) -> Site:
             "one)",
             refused=True,
         )
+    if draft.proven and not isinstance(draft.live, Activation):
+        assert callable(draft.live)
+        if not same_slope(draft.live, activation, torch.float64):
+            raise Unfit(
+                f"its activation has the values of {activation.name}, but another gradient",
+                refused=True,
+            )
     assert isinstance(up, nn.Linear)
     assert isinstance(down, nn.Linear)
     assert gate is None or isinstance(gate, nn.Linear)

@@ -101,7 +101,7 @@ def _serve_again(module: nn.Module, way: str) -> Seat | None:
     seat = seat_of(module)
     if seat is not None and seat.site.whole(module):
         if seat.engine.way != way:
-            seat.engine.way, seat.checked = way, False
+            seat.engine.way, seat.checked = way, None
         return seat
     take_out(module)
     return None

@@ -89,13 +89,15 @@ class _Trial:
         if not taken:
             raise refusals[0]
         activation = self._activation(live, max(taken))
+        if not self._differentiates(activation, max(taken)):
+            raise Unfit("its forward stops gradients, or changes them on their way")
         trains = activation is not None and self._trains(activation, max(taken))
         return Proof(self.up, self.down, activation, trains, max(taken))
 
     def _run(self, x: Tensor, z: Tensor) -> _Run:
         """Call the forward with up(x) replaced by z, and down(h) by noise: `self.out`."""
-        before, to_up, to_down = x.clone(), [], []
-        self.out = self._random(*x.shape)
+        before, to_up, to_down = x.detach().clone(), [], []
+        self.out = self._random(*x.shape).requires_grad_(torch.is_grad_enabled())
 
         def after_up(_: nn.Module, args: tuple[Tensor], __: Tensor) -> Tensor:
             to_up.append(args[0].clone())
@@ -175,6 +177,19 @@ class _Trial:
 
         return between
 
+    def _differentiates(self, activation: Activation | None, leading: int) -> bool:
+        """Whether gradients pass as they pass through down(activation(up(x)))."""
+        if activation is not None and not same_slope(
+            self._between(leading), activation, self.dtype
+        ):
+            return False
+        z = self._wide_z(leading)
+        x = self._random(*z.shape[:-1], self.up.in_features).requires_grad_()
+        with torch.enable_grad():
+            run = self._run(x, z)
+        assert isinstance(run.result, Tensor)
+        return _passes(x, run.to_up[0]) and _passes(self.out, run.result)
+
     def _trains(self, activation: Activation, leading: int) -> bool:
         """Whether the forward computes the same in training mode, but for dropout submodules.
 
@@ -209,6 +224,37 @@ def _agrees(activation: Activation, z: Tensor, h: Tensor) -> bool:
     if activation.zero_below is not None:
         same &= (h == 0) | ~(z <= activation.zero_below)
     return bool(same.all())
+
+
+def _passes(leaf: Tensor, reached: Tensor) -> bool:
+    """Whether the gradient of `reached`, equal to the leaf, arrives at it unchanged."""
+    if not reached.requires_grad:
+        return False
+    (slope,) = torch.autograd.grad(reached, leaf, torch.ones_like(reached), allow_unused=True)
+    return slope is not None and bool((slope == 1).all())
+
+
+def same_slope(
+    function: Callable[[Tensor], Tensor], activation: Activation, dtype: torch.dtype
+) -> bool:
+    """Whether autograd gives a function the derivative that it gives the activation.
+
+    Straight-through estimators and functions under no_grad have another one.
+    """
+    z = 3 * torch.randn(512, generator=torch.Generator("cpu").manual_seed(1), device="cpu")
+    slopes = []
+    for f in (function, activation):
+        leaf = z.to(dtype).requires_grad_()
+        with torch.enable_grad():
+            h = f(leaf * 1)  # not the leaf itself, as the function may work in place
+        if not h.requires_grad:
+            return False
+        (slope,) = torch.autograd.grad(h, leaf, torch.ones_like(h), allow_unused=True)
+        if slope is None:
+            return False
+        slopes.append(slope.double())
+    slack = 64 * torch.finfo(dtype).eps * (1 + z.double().abs())
+    return bool(((slopes[0] - slopes[1]).abs() <= slack).all())
 
 
 @contextmanager

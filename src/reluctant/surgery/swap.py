@@ -20,7 +20,7 @@ from ..engine import Engine
 from ..errors import ReluctantWarning
 from . import strides  # noqa: F401 - for its hook, wherever there are served modules
 from .agree import agree
-from .site import Site
+from .site import Site, Unfit
 
 KEY = "_reluctant"
 FUSED = "activation_relu_or_gelu"
@@ -29,17 +29,17 @@ FUSED = "activation_relu_or_gelu"
 class Seat:
     """What a served module keeps in its `__dict__`.
 
-    checked: whether a real call has been compared with the original's result.
+    checked: the dtype in which a real call has been compared with the original's result, if any.
     fused: the module's `activation_relu_or_gelu`, which is 0 as long as it is served: torch's
         encoder layer then does not take the fused path, which never calls `_ff_block`.
     """
 
     def __init__(self, site: Site, engine: Engine, fused: int | None) -> None:
         self.site, self.engine, self.fused = site, engine, fused
-        self.checked = False
+        self.checked: torch.dtype | None = None
 
     def __getstate__(self) -> dict[str, Any]:
-        return self.__dict__ | {"checked": False}  # what a copy became is to be seen
+        return self.__dict__ | {"checked": None}  # what a copy became is to be seen
 
     def serves(self, module: nn.Module, x: object) -> bool:
         """Whether the engine may take this call; if not, the original has it, errors included."""
@@ -140,7 +140,7 @@ def _override(original: type[nn.Module], method: str) -> Callable[..., Any]:
         x: Any = args[0] if args else kwargs.get(keyword)
         if not seat.serves(self, x):
             return current(self, *args, **kwargs)
-        if seat.checked or torch.compiler.is_compiling():
+        if seat.checked is x.dtype or torch.compiler.is_compiling():
             return seat.engine(x)
         return _first(self, seat, x, functools.partial(current, self))
 
@@ -159,7 +159,7 @@ def _first(module: nn.Module, seat: Seat, x: Tensor, original: Callable[[Tensor]
     with torch.no_grad():
         theirs = original(x)
     if isinstance(theirs, Tensor) and agree(seat.site, x, y, theirs):
-        seat.checked = True
+        seat.checked = x.dtype
         return y
     take_out(module)
     warnings.warn(
@@ -179,9 +179,14 @@ def seat_of(module: nn.Module) -> Seat | None:
 
 
 def put_in(module: nn.Module, site: Site, engine: Engine) -> None:
-    """Let the engine serve the module's feed-forward layer. In place, all or nothing."""
-    cls = _served_class(type(module))
-    object.__setattr__(module, "__class__", cls)  # the one step that may fail
+    """Let the engine serve the module's feed-forward layer. In place, all or nothing.
+
+    Raises Unfit if the module's class allows no subclass or no change to one.
+    """
+    try:
+        object.__setattr__(module, "__class__", _served_class(type(module)))
+    except (TypeError, ValueError) as error:
+        raise Unfit(f"its class cannot be extended: {error}", refused=True) from error
     fused = None
     if site.method == "_ff_block" and FUSED in module.__dict__:
         fused = module.__dict__[FUSED]

@@ -1,0 +1,124 @@
+"""Transforms, tracers and compilers of torch see what they saw."""
+
+import copy
+import warnings
+from collections.abc import Callable
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
+from torch.utils.flop_counter import FlopCounterMode
+
+from layers import (
+    D_FF,
+    D,
+    Own,
+    drawn,
+    encoder_layer,
+    pair,
+    same,
+)
+from reluctant.feedforward import FeedForward
+from reluctant.surgery import optimize
+
+
+@pytest.fixture(autouse=True)
+def _seeded() -> None:
+    torch.manual_seed(0)
+
+
+def _vmap(m: nn.Module, x: Tensor) -> Tensor:
+    return torch.vmap(m)(x)
+
+
+def _per_sample(m: nn.Module, x: Tensor) -> Tensor:
+    held = dict(m.named_parameters())
+    grads = torch.func.grad(lambda p: torch.func.functional_call(m, p, (x,)).sum())(held)
+    return torch.cat([g.flatten() for g in grads.values()])
+
+
+def _functional(m: nn.Module, x: Tensor) -> Tensor:
+    weights = {name: 2 * p for name, p in m.named_parameters()}
+    return torch.func.functional_call(m, weights, (x,))
+
+
+def _dual(m: nn.Module, x: Tensor) -> Tensor:
+    with torch.autograd.forward_ad.dual_level(), warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)  # torch's own, on first use
+        y = m(torch.autograd.forward_ad.make_dual(x, torch.ones_like(x)))
+        return torch.autograd.forward_ad.unpack_dual(y).tangent
+
+
+def _jit(m: nn.Module, x: Tensor) -> Tensor:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)
+        return torch.jit.trace(m, (drawn(4, D),))(x)
+
+
+def _autocast(m: nn.Module, x: Tensor) -> Tensor:
+    with torch.autocast("cpu", torch.bfloat16):
+        return m(x)
+
+
+def _flops(m: nn.Module, x: Tensor) -> Tensor:
+    with FlopCounterMode(display=False) as counter:
+        m(x)
+    return torch.tensor(counter.get_total_flops())
+
+
+def _exported(m: nn.Module, x: Tensor) -> Tensor:
+    program = torch.export.export(m, (x,))
+    assert "reluctant" not in str(program.graph)
+    return program.module()(x)
+
+
+def _symbolic(m: nn.Module, x: Tensor) -> Tensor:
+    return torch.fx.symbolic_trace(m)(x)
+
+
+def _checkpointed(m: nn.Module, x: Tensor) -> Tensor:
+    x = x.clone().requires_grad_()
+    checkpoint(m, x, use_reentrant=False).square().sum().backward()
+    assert x.grad is not None
+    return x.grad
+
+
+def _twice(m: nn.Module, x: Tensor) -> Tensor:
+    x = x.clone().requires_grad_()
+    (first,) = torch.autograd.grad(m(x).square().sum(), x, create_graph=True)
+    return torch.autograd.grad(first.square().sum(), x)[0]
+
+
+TOOLS = [_vmap, _per_sample, _functional, _dual, _jit, _autocast, _flops, _exported, _symbolic]
+TOOLS += [_checkpointed, _twice]
+
+
+@pytest.mark.parametrize("tool", TOOLS, ids=lambda tool: tool.__name__[1:])
+@pytest.mark.parametrize("warm", [True, False])
+def test_the_tools_of_torch_see_what_they_saw(
+    tool: Callable[[nn.Module, Tensor], Tensor], warm: bool
+) -> None:
+    layer, twin, _ = pair(nn.Sequential(nn.Linear(D, D_FF), nn.ReLU(), nn.Linear(D_FF, D)))
+    x = drawn(3, D)
+    if warm:
+        layer(x)
+    torch.testing.assert_close(tool(layer, x), tool(twin, x), rtol=1e-3, atol=1e-4)
+    same(layer(x), twin(x))
+
+
+def test_compiles_into_one_graph() -> None:
+    model = nn.Sequential(encoder_layer(), FeedForward(D, D_FF), Own()).eval()
+    twin = copy.deepcopy(model)
+    report = optimize(model)
+    compiled = torch.compile(model, fullgraph=True, backend="aot_eager")
+    for x in (drawn(2, 5, D), drawn(2, 5, D, seed=1)):
+        same(compiled(x), twin(x))
+    with torch.no_grad():
+        same(compiled(drawn(1, 1, D)), twin(drawn(1, 1, D)))
+    assert all(sum(entry.engine.calls.values()) == 3 for entry in report.swapped)
+    for module in (model, twin):  # hooks come before compilation, says torch
+        module[2].up.register_forward_hook(lambda module, args, y: y + 1)
+    torch.compiler.reset()
+    same(compiled(x), twin(x))
+    assert sum(report.swapped[2].engine.calls.values()) == 3
