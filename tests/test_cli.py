@@ -1,6 +1,7 @@
 """The commands around the runs: exit codes, files, messages. The runs have tests of their own."""
 
 import json
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -161,15 +162,30 @@ def test_an_error_of_ours_is_one_line(runs: Any, command: str) -> None:
     assert "Traceback" not in result.output
 
 
-@pytest.mark.parametrize("command", ["demo", "bench"])
-def test_interruption_is_one_line_and_writes_nothing(
-    runs: Any, tmp_path: Path, command: str
-) -> None:
-    runs(KeyboardInterrupt())
-    result = invoke(command, "--json", str(tmp_path / "x.json"))
-    assert result.exit_code == 130
-    assert result.stderr.splitlines()[-1] == "reluctant: interrupted"
-    assert "Traceback" not in result.output
+def test_interruption_is_one_line_and_writes_nothing(tmp_path: Path) -> None:
+    code = (
+        "import sys, time, reluctant.cli, reluctant.demo\n"
+        "def run(*args, **kwargs):\n"
+        "    print('running', flush=True)\n"
+        "    time.sleep(60)\n"
+        "reluctant.demo.run_demo = run\n"
+        "sys.argv = ['reluctant', 'demo', '--json', 'x.json']\n"
+        "reluctant.cli.main()\n"
+    )
+    with subprocess.Popen(
+        [sys.executable, "-c", code],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        cwd=tmp_path,
+    ) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == "running\n"
+        process.send_signal(signal.SIGINT)
+        _, messages = process.communicate(timeout=30)
+    assert process.returncode == 130
+    assert messages.split("\n")[-2:] == ["reluctant: interrupted", ""]
+    assert "Traceback" not in messages
     assert list(tmp_path.iterdir()) == []
 
 

@@ -4,11 +4,14 @@ Exit codes: 0, all is well; 1, it ran and a check failed; 2, it could not run (u
 missing extra); 130, interrupted. Heavy imports stand inside the commands: help is quick.
 """
 
+import os
+import signal
 from collections.abc import Iterator
 from contextlib import contextmanager
 from importlib.metadata import version
 from pathlib import Path
-from typing import Annotated
+from types import FrameType
+from typing import Annotated, NoReturn
 
 import typer
 from rich.console import Console
@@ -30,7 +33,7 @@ app = typer.Typer(
     help="The Transformer's feed-forward layer, exact and fast on CPUs.",
     add_completion=False,
     no_args_is_help=True,
-    pretty_exceptions_show_locals=False,
+    pretty_exceptions_enable=False,
 )
 
 JsonFile = Annotated[
@@ -116,7 +119,19 @@ def bench(
 
 def main() -> None:
     """Entry point of the `reluctant` command."""
+    signal.signal(signal.SIGINT, _stop)
     app()
+
+
+def _stop(number: int, frame: FrameType | None) -> NoReturn:
+    """End at once. A KeyboardInterrupt would get lost in the callbacks of Numba's compiler, and
+    there is nothing to tidy up but the cursor that a progress bar hides.
+    """
+    console = Console(stderr=True)
+    console.show_cursor()
+    console.print("\nreluctant: interrupted")
+    console.file.flush()
+    os._exit(INTERRUPTED)
 
 
 @contextmanager
@@ -126,17 +141,13 @@ def _clean_exit(json: Path | None) -> Iterator[None]:
     Args:
         json: where the result will be written; checked before the long run, not after it.
     """
-    console = Console(stderr=True, soft_wrap=True)
     try:
         if json is not None:
             check_writable(json)
         yield
     except ReluctantError as error:
-        console.print(f"reluctant: {error}", markup=False, highlight=False)
+        typer.echo(f"reluctant: {error}", err=True)
         raise typer.Exit(UNUSABLE) from error
-    except KeyboardInterrupt:
-        console.print("reluctant: interrupted")
-        raise typer.Exit(INTERRUPTED) from None
 
 
 def _progress() -> Progress:
