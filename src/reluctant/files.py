@@ -36,10 +36,10 @@ no/such/folder/result.json: create no/such/folder first
         )
 
 
-def write_atomic(path: Path, text: str) -> None:
-    """Write `text` (UTF-8) to `path`; at every moment the file is the old one or the new one.
+def write_atomic(path: Path, content: str | bytes) -> None:
+    """Write text (as UTF-8) or bytes to `path`; at every moment it is the old file or the new one.
 
-    The text goes to a temporary file in the same folder, is flushed to the disk and renamed:
+    The content goes to a temporary file in the same folder, is flushed to the disk and renamed:
     renaming within a file system is atomic (POSIX rename).
 
     Raises:
@@ -57,8 +57,8 @@ def write_atomic(path: Path, text: str) -> None:
     descriptor, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
     temporary = Path(name)
     try:
-        with os.fdopen(descriptor, "w", encoding="utf-8") as file:
-            file.write(text)
+        with os.fdopen(descriptor, "wb") as file:
+            file.write(content.encode() if isinstance(content, str) else content)
             file.flush()
             os.fsync(file.fileno())
         temporary.chmod(_mode(path))

@@ -1,0 +1,89 @@
+"""Multi-head attention, and what it remembers from one decoding step to the next."""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+
+class MultiHeadAttention(nn.Module):
+    """Vaswani et al. 2017, section 3.2 and the right half of figure 2.
+
+    `query`, `key`, `value` and `output` are the paper's W^Q, W^K, W^V (of all heads) and W^O.
+
+    >>> attention = MultiHeadAttention(d_model=16, heads=4)
+    >>> attention(torch.zeros(2, 5, 16), torch.zeros(2, 7, 16)).shape
+    torch.Size([2, 5, 16])
+    """
+
+    def __init__(
+        self, d_model: int, heads: int, *, bias: bool = True, dropout: float = 0.0
+    ) -> None:
+        super().__init__()
+        self.heads, self.dropout = heads, dropout
+        self.query = nn.Linear(d_model, d_model, bias)
+        self.key = nn.Linear(d_model, d_model, bias)
+        self.value = nn.Linear(d_model, d_model, bias)
+        self.output = nn.Linear(d_model, d_model, bias)
+
+    def forward(self, x: Tensor, memory: Tensor, mask: Tensor | None = None) -> Tensor:
+        """Let x (batch, n, d_model) attend to memory (batch, m, d_model): (batch, n, d_model).
+
+        mask: broadcastable to (batch, heads, n, m); boolean, True where x may look, or floating,
+        added to the scores. A query that may look nowhere gets the zero vector before W^O.
+        """
+        return self.attend(x, *self.keys_values(memory), mask)
+
+    def keys_values(self, memory: Tensor) -> tuple[Tensor, Tensor]:
+        """Keys and values of memory (batch, m, d_model), each (batch, heads, m, d_head)."""
+        return self._split(self.key(memory)), self._split(self.value(memory))
+
+    def attend(
+        self,
+        x: Tensor,
+        keys: Tensor,
+        values: Tensor,
+        mask: Tensor | None = None,
+        *,
+        causal: bool = False,
+    ) -> Tensor:
+        """`forward` on keys and values; causal: position i sees the first i + 1 of n = m."""
+        heads = F.scaled_dot_product_attention(
+            *(self._split(self.query(x)), keys, values, mask),
+            dropout_p=self.dropout if self.training else 0.0,
+            is_causal=causal,
+        )
+        out: Tensor = self.output(heads.transpose(1, 2).flatten(2))
+        return out
+
+    def _split(self, x: Tensor) -> Tensor:
+        return x.view(*x.shape[:-1], self.heads, x.size(-1) // self.heads).transpose(1, 2)
+
+
+class KeyValues:
+    """Keys and values of the positions so far, (batch, heads, length, d_head) each.
+
+    Room is doubled when it runs out, so that n steps copy O(n) positions, not O(n^2).
+    """
+
+    def __init__(self) -> None:
+        self.length = 0
+        self._rooms: list[Tensor] = []
+
+    def append(self, keys: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
+        """Add new positions, and give all; those of a first call are not copied."""
+        start, self.length = self.length, self.length + keys.size(2)
+        if not self._rooms:
+            self._rooms = [keys, values]
+            return keys, values
+        for i, new in enumerate((keys, values)):
+            if self._rooms[i].size(2) < self.length:
+                spare = new.new_empty(*new.shape[:2], self.length, new.size(3))
+                self._rooms[i] = torch.cat([self._rooms[i][:, :, :start], new, spare], 2)
+            else:
+                self._rooms[i][:, :, start : self.length] = new
+        keys, values = (room[:, :, : self.length] for room in self._rooms)
+        return keys, values
+
+    def reorder(self, rows: Tensor) -> None:
+        """Go on with these rows (ids, any number) of the batch."""
+        self._rooms = [room.index_select(0, rows) for room in self._rooms]

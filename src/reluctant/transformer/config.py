@@ -1,0 +1,108 @@
+"""What a Transformer is made of."""
+
+import math
+from dataclasses import dataclass, fields
+from typing import Any
+
+from reluctant.activations import Activation, resolve
+from reluctant.errors import ReluctantError
+from reluctant.feedforward import GATED
+
+POSITIONS = ("sinusoidal", "learned", "fixed")
+
+
+@dataclass(frozen=True)
+class TransformerConfig:
+    """Sizes and variants; the defaults are the base model of Vaswani et al. 2017 (table 3).
+
+    source_vocab, target_vocab: tokens; target_vocab None: one vocabulary and one embedding for
+        both, as in section 3.4.
+    d_model, heads, d_ff, encoder_layers, decoder_layers: as in the paper.
+    activation: of the feed-forward layers, as `FeedForward` takes it.
+    dropout: of the embedded tokens and of every sub-layer's output (section 5.4).
+    attention_dropout, activation_dropout: of attention weights and of hidden neurons; torch's
+        layers have them, the paper does not.
+    norm_first: normalise each sub-layer's input (pre-norm), not the residual sum (post-norm).
+    encoder_norm, decoder_norm: one more norm after the last layer; None: as norm_first.
+    norm_eps, final_norm_eps: of the layers' and of the last norms; the latter None: the former.
+    bias: whether linear maps and norms have one.
+    positions: "sinusoidal" (section 3.5, any length), or a table of max_positions for each side
+        that is "learned", or "fixed": given, and not trained.
+    embedding_scale: factor of embedded tokens; None: sqrt(d_model), section 3.4.
+    tied, output_bias: the last linear map has the target embedding's weights; has a bias.
+    pad, bos, eos: ids of padding (None: there is none; nothing is masked), begin and end.
+
+    Raises ReluctantError for a value that does not fit.
+
+    >>> TransformerConfig(source_vocab=8000, heads=7)
+    Traceback (most recent call last):
+        ...
+    reluctant.errors.ReluctantError: heads: expected a divisor of d_model=512, got 7
+    """
+
+    source_vocab: int
+    target_vocab: int | None = None
+    d_model: int = 512
+    heads: int = 8
+    d_ff: int = 2048
+    encoder_layers: int = 6
+    decoder_layers: int = 6
+    activation: str | Activation = "relu"
+    dropout: float = 0.1
+    attention_dropout: float = 0.0
+    activation_dropout: float = 0.0
+    norm_first: bool = False
+    encoder_norm: bool | None = None
+    decoder_norm: bool | None = None
+    norm_eps: float = 1e-5
+    final_norm_eps: float | None = None
+    bias: bool = True
+    positions: str = "sinusoidal"
+    max_positions: int = 512
+    embedding_scale: float | None = None
+    tied: bool = True
+    output_bias: bool = False
+    pad: int | None = 0
+    bos: int = 1
+    eos: int = 2
+
+    def __post_init__(self) -> None:
+        for field in fields(self):
+            _check(field.name, str(field.type), getattr(self, field.name))
+        if not (isinstance(self.activation, str) and self.activation in GATED):
+            resolve(self.activation)
+        if self.d_model % self.heads:
+            raise _wrong("heads", f"a divisor of d_model={self.d_model}", self.heads)
+        if self.positions not in POSITIONS:
+            raise _wrong("positions", f"one of {', '.join(POSITIONS)}", self.positions)
+        if self.positions == "sinusoidal" and self.d_model % 2:
+            raise _wrong("d_model", "an even number for sinusoidal positions", self.d_model)
+        ids, size = (self.pad, self.bos, self.eos), min(self.source_vocab, self.targets)
+        if len(set(ids)) < 3 or max(self.bos, self.eos, self.pad or 0) >= size:
+            raise _wrong("pad, bos, eos", f"three different ids below {size}", ids)
+
+    @property
+    def targets(self) -> int:
+        """Size of the target vocabulary."""
+        return self.source_vocab if self.target_vocab is None else self.target_vocab
+
+
+def _check(name: str, kind: str, value: Any) -> None:
+    """Compare a value with its field's type, such as "<class 'int'>" or "int | None"."""
+    number = isinstance(value, int | float) and not isinstance(value, bool)
+    least = 0 if name in ("pad", "bos", "eos") else 1
+    if value is None and "None" in kind:
+        return
+    if "bool" in kind and not isinstance(value, bool):
+        raise _wrong(name, "True or False", value)
+    if "int" in kind and not (number and isinstance(value, int) and value >= least):
+        raise _wrong(name, f"an integer from {least} up", value)
+    if name.endswith("dropout"):
+        if not (number and 0 <= value <= 1):
+            raise _wrong(name, "a probability in [0, 1]", value)
+    elif "float" in kind and not (number and 0 < value < math.inf):
+        raise _wrong(name, "a positive finite number", value)
+
+
+def _wrong(name: str, expected: str, value: object) -> ReluctantError:
+    return ReluctantError(f"{name}: expected {expected}, got {value!r}")

@@ -1,0 +1,166 @@
+"""From logits to tokens: one step of the decoder a token, all it needs of the past in a cache."""
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from reluctant.errors import ReluctantError
+from reluctant.transformer.layers import Cache
+from reluctant.transformer.model import Transformer
+
+
+def most_likely(logits: Tensor, step: int) -> Tensor:
+    """The most likely token of each row. logits: (batch, vocabulary); gives ids (batch,)."""
+    return logits.argmax(-1)
+
+
+@torch.no_grad()
+def greedy(
+    model: Transformer,
+    source: Tensor,
+    *,
+    max_length: int | None = None,
+    choose: Callable[[Tensor, int], Tensor] = most_likely,
+) -> Tensor:
+    """Decode token by token, until every row has ended or has max_length tokens.
+
+    source: ids (batch, m). max_length: None: m + 50, as in section 6.1 of the paper, or what a
+    table of positions allows. choose: your own sampling; from logits (batch, target_vocab) and
+    the step's number, from 0, to ids (batch,). Padding's logit is -inf: it is never chosen.
+
+    Gives int64 ids (batch, length), without `bos`; after a row's `eos` stands `pad` (or `eos` if
+    there is no padding), and a row without an `eos` has not ended.
+
+    Raises ReluctantError for a model in training mode, a max_length that its positions do not
+    allow, and ids of another shape from `choose`.
+
+    >>> from reluctant.transformer import TransformerConfig
+    >>> _ = torch.manual_seed(0)
+    >>> model = Transformer(TransformerConfig(50, d_model=16, heads=2, d_ff=64)).eval()
+    >>> source = torch.randint(3, 50, (2, 9))
+    >>> def sample(logits, step):
+    ...     return torch.multinomial(logits.softmax(-1), 1).squeeze(1)
+    >>> greedy(model, source, max_length=5, choose=sample).shape
+    torch.Size([2, 5])
+    """
+    limit, fill = _limit(model, source, max_length), _fill(model)
+    cache = model.start(source)
+    tokens = torch.full((len(source), 1), model.config.bos, device=source.device)
+    done = torch.zeros_like(tokens[:, 0], dtype=torch.bool)
+    for step in range(limit):
+        if done.all():
+            break
+        chosen = choose(_next_logits(model, tokens[:, -1:], cache), step)
+        if chosen.shape != done.shape or chosen.is_floating_point():
+            raise ReluctantError(
+                f"choose: expected token ids of shape {tuple(done.shape)}, got "
+                f"{tuple(chosen.shape)} {chosen.dtype}"
+            )
+        chosen = chosen.masked_fill(done, fill)
+        tokens = torch.cat([tokens, chosen[:, None]], 1)
+        done |= chosen == model.config.eos
+    return tokens[:, 1:]
+
+
+class Beams(NamedTuple):
+    """Hypotheses of every source, the best first.
+
+    tokens: int64 ids (batch, beam, length), as `greedy` gives them.
+    scores: (batch, beam) log probability / length penalty; -inf where there were fewer.
+    """
+
+    tokens: Tensor
+    scores: Tensor
+
+
+@torch.no_grad()
+def beam_search(
+    model: Transformer,
+    source: Tensor,
+    *,
+    beam: int = 4,
+    length_penalty: float = 0.6,
+    max_length: int | None = None,
+    early_stop: bool = True,
+) -> Beams:
+    """Decode with the `beam` best hypotheses at each step, ended ones among them.
+
+    Score: log P / ((5 + length) / 6) ** length_penalty (Wu et al. 2016, eq. 14; the defaults are
+    Vaswani et al. 2017, section 6.1). One that ended keeps its place until it is overtaken, so
+    beam=1 is `greedy`. early_stop: stop when none that goes on can still become the best of its
+    source, however it ends; else when all have ended. source, max_length, errors: as `greedy`.
+
+    >>> from reluctant.transformer import TransformerConfig
+    >>> _ = torch.manual_seed(0)
+    >>> model = Transformer(TransformerConfig(50, d_model=16, heads=2, d_ff=64)).eval()
+    >>> source = torch.randint(3, 50, (2, 9))
+    >>> tokens, scores = beam_search(model, source, beam=3, max_length=5)
+    >>> tokens.shape, scores.shape
+    (torch.Size([2, 3, 5]), torch.Size([2, 3]))
+    """
+    if beam < 1 or not 0 <= length_penalty < float("inf"):
+        raise ReluctantError(
+            "expected beam of at least 1 and a length_penalty from 0 up, got "
+            f"{beam!r} and {length_penalty!r}"
+        )
+    limit, fill = _limit(model, source, max_length), _fill(model)
+    cache, batch = model.start(source), len(source)
+    tokens = torch.full((batch, beam, 1), model.config.bos, device=source.device)
+    lengths, scores = torch.zeros_like(tokens[..., 0]), torch.zeros(batch, beam).to(source.device)
+    scores[:, 1:] = -torch.inf  # one hypothesis to begin with
+    log_p, done = scores.clone(), scores.isinf()
+    first = torch.arange(batch, device=source.device)[:, None] * beam
+
+    def penalty(length: Tensor) -> Tensor:
+        return ((5 + length) / 6) ** length_penalty
+
+    for _ in range(limit):
+        hope = (log_p / penalty(lengths.new_tensor(limit))).masked_fill(done, -torch.inf)
+        settled = hope.amax(1) <= scores.masked_fill(~done, -torch.inf).amax(1)
+        if (settled if early_stop else done).all():
+            break
+        logits = _next_logits(model, tokens[..., -1].reshape(-1, 1), cache)
+        gain = logits.float().log_softmax(-1).view(batch, beam, -1)
+        gain = gain.masked_fill(done[..., None], -torch.inf)
+        gain[..., fill].masked_fill_(done, 0.0)  # what ended has one continuation: itself
+        total = (log_p[..., None] + gain).to(scores.dtype)
+        lengths = lengths + ~done
+        scores, best = (total / penalty(lengths)[..., None]).flatten(1).topk(beam)
+        parent, chosen = best // gain.size(-1), best % gain.size(-1)
+        log_p = total.flatten(1).gather(1, best)
+        lengths, done = lengths.gather(1, parent), done.gather(1, parent)
+        parents = tokens.gather(1, parent[..., None].expand_as(tokens))
+        tokens = torch.cat([parents, chosen[..., None]], 2)
+        done = done | (chosen == model.config.eos) | log_p.isinf()
+        cache.reorder((first + parent).flatten())
+    return Beams(tokens[..., 1:], scores)
+
+
+def _fill(model: Transformer) -> int:
+    return model.config.eos if model.config.pad is None else model.config.pad
+
+
+def _limit(model: Transformer, source: Tensor, max_length: int | None) -> int:
+    """How many steps there may be; the last token chosen is not embedded any more."""
+    if model.training:
+        raise ReluctantError("the model is in training mode, with dropout: call model.eval() first")
+    config = model.config
+    room = None if config.positions == "sinusoidal" else config.max_positions
+    if max_length is None:
+        asked = source.size(-1) + 50
+        return asked if room is None else min(asked, room)
+    if max_length < 1 or (room is not None and max_length > room):
+        raise ReluctantError(
+            f"max_length: expected 1 to {room or 'any number'} (max_positions), got {max_length}"
+        )
+    return max_length
+
+
+def _next_logits(model: Transformer, last: Tensor, cache: Cache) -> Tensor:
+    """Logits (rows, target_vocab) after the last tokens (rows, 1); padding's is -inf."""
+    logits = model.decode(last, cache)[:, -1]
+    if model.config.pad is not None:
+        logits[:, model.config.pad] = -torch.inf
+    return logits

@@ -1,0 +1,220 @@
+"""The boxes of the paper's figure 1, under their names: Vaswani et al. 2017, section 3."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from reluctant.errors import ReluctantError
+from reluctant.feedforward import FeedForward
+from reluctant.transformer.attention import KeyValues, MultiHeadAttention
+from reluctant.transformer.config import TransformerConfig
+
+
+def sinusoids(length: int, d_model: int) -> Tensor:
+    """Section 3.5: sin(p / 10000^(i / d_model)) at even i, the cosine after it; float64.
+
+    >>> sinusoids(2, 4)[0]
+    tensor([0., 1., 0., 1.], dtype=torch.float64)
+    """
+    rates = 10000.0 ** (-torch.arange(0, d_model, 2, dtype=torch.float64) / d_model)
+    angles = torch.arange(length, dtype=torch.float64)[:, None] * rates
+    return torch.stack([angles.sin(), angles.cos()], -1).flatten(1)
+
+
+class PositionalEncoding(nn.Module):
+    """Adds to each position a vector that tells where it is."""
+
+    def __init__(self, config: TransformerConfig) -> None:
+        super().__init__()
+        self._sinusoids = torch.empty(0)  # as many as were needed so far
+        if config.positions == "learned":
+            self.table = nn.Parameter(torch.empty(config.max_positions, config.d_model))
+        else:
+            fixed = config.positions == "fixed"
+            size = (config.max_positions, config.d_model)
+            self.register_buffer("table", torch.zeros(size) if fixed else None)
+
+    def forward(self, x: Tensor, start: int = 0) -> Tensor:
+        """x: (batch, n, d_model), of which the first is position `start`; the same shape."""
+        stop = start + x.size(1)
+        table: Tensor = self._sinusoidal(x, stop) if self.table is None else self.table
+        if len(table) < stop:
+            raise ReluctantError(
+                f"expected at most max_positions={len(table)} positions, got {stop}: shorten the "
+                "input, or train a model with more positions"
+            )
+        return x + table[start:stop]
+
+    def _sinusoidal(self, x: Tensor, stop: int) -> Tensor:
+        table = self._sinusoids
+        if len(table) < stop or table.dtype != x.dtype or table.device != x.device:
+            with torch.inference_mode(False):
+                table = self._sinusoids = sinusoids(max(2 * stop, 256), x.size(-1)).to(x)
+        return table
+
+
+class AddNorm(nn.Module):
+    """Add & Norm around a sub-layer: norm(x + dropout(sublayer(x))), sections 3.1 and 5.4.
+
+    Pre-norm (Xiong et al. 2020, figure 1): x + dropout(sublayer(norm(x))).
+    """
+
+    def __init__(self, config: TransformerConfig) -> None:
+        super().__init__()
+        self.norm = nn.LayerNorm(config.d_model, config.norm_eps, bias=config.bias)
+        self.dropout = nn.Dropout(config.dropout)
+        self.norm_first = config.norm_first
+
+    def forward(self, x: Tensor, sublayer: Callable[[Tensor], Tensor]) -> Tensor:
+        """x: (batch, n, d_model), as what the sub-layer makes of it, and the result."""
+        if self.norm_first:
+            x = x + self.dropout(sublayer(self.norm(x)))
+        else:
+            x = self.norm(x + self.dropout(sublayer(x)))
+        return x
+
+
+def _attention(config: TransformerConfig) -> MultiHeadAttention:
+    dropout = config.attention_dropout
+    return MultiHeadAttention(config.d_model, config.heads, bias=config.bias, dropout=dropout)
+
+
+def _feed_forward(config: TransformerConfig) -> FeedForward:
+    sizes, dropout = (config.d_model, config.d_ff), config.activation_dropout
+    return FeedForward(*sizes, config.activation, bias=config.bias, dropout=dropout)
+
+
+def _final_norm(config: TransformerConfig, wanted: bool | None) -> nn.Module:
+    if not (config.norm_first if wanted is None else wanted):
+        return nn.Identity()
+    return nn.LayerNorm(config.d_model, config.final_norm_eps or config.norm_eps, bias=config.bias)
+
+
+class EncoderLayer(nn.Module):
+    """The left block of figure 1."""
+
+    def __init__(self, config: TransformerConfig) -> None:
+        super().__init__()
+        self.multi_head_attention = _attention(config)
+        self.add_norm_1 = AddNorm(config)
+        self.feed_forward = _feed_forward(config)
+        self.add_norm_2 = AddNorm(config)
+
+    def forward(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
+        """x: (batch, n, d_model), the same shape; mask as in MultiHeadAttention."""
+        x = self.add_norm_1(x, lambda x: self.multi_head_attention(x, x, mask))
+        out: Tensor = self.add_norm_2(x, self.feed_forward)
+        return out
+
+
+class Encoder(nn.Module):
+    """N encoder layers; x and mask as there."""
+
+    def __init__(self, config: TransformerConfig) -> None:
+        super().__init__()
+        self.layers = nn.ModuleList(EncoderLayer(config) for _ in range(config.encoder_layers))
+        self.norm = _final_norm(config, config.encoder_norm)
+
+    def forward(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
+        for layer in self.layers:
+            x = layer(x, mask)
+        out: Tensor = self.norm(x)
+        return out
+
+
+@dataclass
+class Past:
+    """What one decoder layer remembers: keys and values of the target so far, and of the memory."""
+
+    target: KeyValues
+    memory: tuple[Tensor, Tensor]
+
+
+class DecoderLayer(nn.Module):
+    """The right block of figure 1."""
+
+    def __init__(self, config: TransformerConfig) -> None:
+        super().__init__()
+        self.masked_multi_head_attention = _attention(config)
+        self.add_norm_1 = AddNorm(config)
+        self.multi_head_attention = _attention(config)
+        self.add_norm_2 = AddNorm(config)
+        self.feed_forward = _feed_forward(config)
+        self.add_norm_3 = AddNorm(config)
+
+    def forward(self, y: Tensor, past: Past, memory_mask: Tensor | None = None) -> Tensor:
+        """y: the target's next n positions (rows, n, d_model), the same shape; adds to the past."""
+
+        def masked_attention(y: Tensor) -> Tensor:
+            attention = self.masked_multi_head_attention
+            n, start = y.size(1), past.target.length
+            keys, values = past.target.append(*attention.keys_values(y))
+            if start == 0:
+                return attention.attend(y, keys, values, causal=True)
+            # a single position may look at all before it: no mask
+            mask = y.new_ones(n, start + n, dtype=torch.bool).tril(start) if n > 1 else None
+            return attention.attend(y, keys, values, mask)
+
+        def attention_to_memory(y: Tensor) -> Tensor:
+            # the hypotheses of one source are further queries: its memory is not repeated
+            batch = past.memory[0].size(0)
+            x = y.reshape(batch, y.size(0) * y.size(1) // max(batch, 1), y.size(2))
+            return self.multi_head_attention.attend(x, *past.memory, memory_mask).view_as(y)
+
+        y = self.add_norm_1(y, masked_attention)
+        y = self.add_norm_2(y, attention_to_memory)
+        out: Tensor = self.add_norm_3(y, self.feed_forward)
+        return out
+
+
+@dataclass
+class Cache:
+    """What the decoder remembers: of the sources, and of `length` positions of `rows` targets."""
+
+    layers: list[Past]
+    memory_mask: Tensor | None
+    sources: int
+    rows: int | None = None
+    length: int = 0
+
+    def reorder(self, rows: Tensor) -> None:
+        """Go on with these target rows: ids (rows,), in the order of the sources, as many each."""
+        self.rows = len(rows)
+        for past in self.layers:
+            past.target.reorder(rows)
+
+
+class Decoder(nn.Module):
+    """N decoder layers."""
+
+    def __init__(self, config: TransformerConfig) -> None:
+        super().__init__()
+        self.layers = nn.ModuleList(DecoderLayer(config) for _ in range(config.decoder_layers))
+        self.norm = _final_norm(config, config.decoder_norm)
+
+    def start(self, memory: Tensor, memory_mask: Tensor | None = None) -> Cache:
+        """An empty cache. memory: (batch, m, d_model); mask: (batch or 1, 1, 1, m)."""
+        attentions: list[Any] = [layer.multi_head_attention for layer in self.layers]
+        layers = [Past(KeyValues(), attention.keys_values(memory)) for attention in attentions]
+        return Cache(layers, memory_mask, memory.size(0))
+
+    def forward(self, y: Tensor, cache: Cache) -> Tensor:
+        """y: the target's next n positions (rows, n, d_model), the same shape; adds to the cache.
+
+        rows: the number of sources, or a multiple of it: the hypotheses of one source side by
+        side; in later calls as many as in the first. Raises ReluctantError for other numbers.
+        """
+        rows, sources = y.size(0), cache.sources
+        if cache.rows not in (None, rows) or (rows % sources if sources else rows):
+            raise ReluctantError(
+                f"expected target rows in a multiple of the {sources} sources, and as many as in "
+                f"the step before ({cache.rows}); got {rows}"
+            )
+        for layer, past in zip(self.layers, cache.layers, strict=True):
+            y = layer(y, past, cache.memory_mask)
+        cache.rows, cache.length = rows, cache.length + y.size(1)
+        out: Tensor = self.norm(y)
+        return out

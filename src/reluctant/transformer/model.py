@@ -1,0 +1,132 @@
+"""The Transformer of figure 1."""
+
+import math
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from reluctant.errors import ReluctantError
+from reluctant.transformer.config import TransformerConfig
+from reluctant.transformer.layers import Cache, Decoder, Encoder, PositionalEncoding
+
+
+class Transformer(nn.Module):
+    """Vaswani et al. 2017, "Attention Is All You Need". Figure 1, from bottom to top:
+
+        input_embedding + input_positions      output_embedding + output_positions
+        encoder                                decoder
+                                               linear
+
+    The softmax at its top is in the loss, and in the decoding: the model gives logits.
+
+    Sources may be padded anywhere, targets at their end, where the causal mask keeps padding from
+    what is before it. No position looks at a source's padding; of a source that is nothing else,
+    the decoder sees nothing: its answer is finite, and the same for any number of such positions.
+
+    >>> _ = torch.manual_seed(0)
+    >>> config = TransformerConfig(50, d_model=16, heads=2, d_ff=64, decoder_layers=2)
+    >>> model = Transformer(config).eval()
+    >>> source, target = torch.randint(3, 50, (2, 9)), torch.randint(3, 50, (2, 7))
+    >>> logits = model(source, target)
+    >>> logits.shape
+    torch.Size([2, 7, 50])
+    >>> cache = model.start(source)
+    >>> steps = [model.decode(target[:, i : i + 1], cache) for i in range(7)]
+    >>> torch.allclose(torch.cat(steps, 1), logits, atol=1e-5)
+    True
+    """
+
+    def __init__(self, config: TransformerConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.input_embedding = nn.Embedding(config.source_vocab, config.d_model)
+        self.input_positions = PositionalEncoding(config)
+        self.encoder = Encoder(config)
+        self.output_embedding = self.input_embedding
+        if config.target_vocab is not None:
+            self.output_embedding = nn.Embedding(config.target_vocab, config.d_model)
+        self.output_positions = PositionalEncoding(config)
+        self.decoder = Decoder(config)
+        self.linear = nn.Linear(config.d_model, config.targets, config.output_bias)
+        if config.tied:
+            self.linear.weight = self.output_embedding.weight
+        self.dropout = nn.Dropout(config.dropout)
+        self.scale = config.embedding_scale or math.sqrt(config.d_model)
+        self._initialise()
+
+    def _initialise(self) -> None:
+        """Glorot for the matrices; embeddings that have a variance of 1 once they are scaled."""
+        for parameter in self.parameters():
+            if parameter.dim() > 1:
+                nn.init.xavier_uniform_(parameter)
+        for module in self.modules():
+            if isinstance(module, nn.Embedding):
+                nn.init.normal_(module.weight, std=1 / self.scale)
+            elif isinstance(module, nn.Linear) and module.bias is not None:
+                nn.init.zeros_(module.bias)
+
+    @classmethod
+    def from_torch(cls, theirs: nn.Transformer, source_embedding: nn.Embedding, **kw: Any) -> Any:
+        """See `reluctant.transformer.convert.from_torch`, which this is."""
+        from reluctant.transformer.convert import from_torch  # noqa: PLC0415  imports this module
+
+        return from_torch(theirs, source_embedding, **kw)
+
+    def forward(self, source: Tensor, target: Tensor) -> Tensor:
+        """Logits (batch, n, target_vocab) of the token after each of the target's.
+
+        source: token ids (batch, m); target: (batch, n), its first is `bos`.
+        Raises ReluctantError for ids of another shape or dtype or that are not in the vocabulary,
+        and for more positions than a table has.
+        """
+        if target.shape[:1] != source.shape[:1]:
+            raise ReluctantError(
+                f"expected as many targets as sources, got {tuple(target.shape)} and "
+                f"{tuple(source.shape)}"
+            )
+        return self.decode(target, self.start(source))
+
+    def encode(self, source: Tensor) -> Tensor:
+        """The encoder's output (batch, m, d_model) for token ids (batch, m)."""
+        x = self._embed(source, self.input_embedding, self.input_positions)
+        memory: Tensor = self.encoder(x, self.padding_mask(source))
+        return memory
+
+    def start(self, source: Tensor) -> Cache:
+        """Encode token ids (batch, m), and get ready to decode."""
+        return self.decoder.start(self.encode(source), self.padding_mask(source))
+
+    def decode(self, target: Tensor, cache: Cache) -> Tensor:
+        """Logits (rows, n, target_vocab) of the tokens after the target's next n, ids (rows, n).
+
+        rows: as many as sources, or a multiple: the hypotheses of one source side by side. The
+        cache grows by n positions. Made for `torch.no_grad()`: gradients flow through a cache's
+        first call only.
+        """
+        y = self._embed(target, self.output_embedding, self.output_positions, cache.length)
+        logits: Tensor = self.linear(self.decoder(y, cache))
+        return logits
+
+    def padding_mask(self, source: Tensor) -> Tensor | None:
+        """True at the tokens (batch, 1, 1, m) of ids (batch, m); None if there is no padding id."""
+        pad = self.config.pad
+        return None if pad is None else (source != pad)[:, None, None]
+
+    def _embed(
+        self, ids: Tensor, embedding: nn.Embedding, positions: PositionalEncoding, start: int = 0
+    ) -> Tensor:
+        if ids.dim() != 2 or not ids.size(1) or ids.dtype not in (torch.int32, torch.int64):
+            raise ReluctantError(
+                "expected token ids (batch, length) of int64 or int32, with length at least 1; "
+                f"got {tuple(ids.shape)} {ids.dtype}"
+            )
+        try:
+            x = embedding(ids)
+        except IndexError as error:
+            raise ReluctantError(
+                f"expected token ids from 0 to {embedding.num_embeddings - 1}, got "
+                f"{int(ids.min())} to {int(ids.max())}: is this the model's own vocabulary?"
+            ) from error
+        out: Tensor = self.dropout(positions(x * self.scale, start))
+        return out
