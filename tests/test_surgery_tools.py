@@ -3,10 +3,12 @@
 import copy
 import warnings
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.checkpoint import checkpoint
 from torch.utils.flop_counter import FlopCounterMode
 
@@ -67,6 +69,22 @@ def _flops(m: nn.Module, x: Tensor) -> Tensor:
     return torch.tensor(counter.get_total_flops())
 
 
+class Counter(TorchDispatchMode):
+    """Counts operations, as profilers and fake tensors' modes see them."""
+
+    seen = 0
+
+    def __torch_dispatch__(self, func: Any, kinds: Any, args: Any = (), kwargs: Any = None) -> Any:
+        self.seen += 1
+        return func(*args, **(kwargs or {}))
+
+
+def _counted(m: nn.Module, x: Tensor) -> Tensor:
+    with Counter() as counter:
+        m(x)
+    return torch.tensor(counter.seen)
+
+
 def _exported(m: nn.Module, x: Tensor) -> Tensor:
     program = torch.export.export(m, (x,))
     assert "reluctant" not in str(program.graph)
@@ -91,7 +109,7 @@ def _twice(m: nn.Module, x: Tensor) -> Tensor:
 
 
 TOOLS = [_vmap, _per_sample, _functional, _dual, _jit, _autocast, _flops, _exported, _symbolic]
-TOOLS += [_checkpointed, _twice]
+TOOLS += [_checkpointed, _twice, _counted]
 
 
 @pytest.mark.parametrize("tool", TOOLS, ids=lambda tool: tool.__name__[1:])

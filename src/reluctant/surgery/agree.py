@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from .site import Site
 
 # Tokens looked at in one comparison, neurons in one piece: bounds time and memory at any size.
-TOKENS, NEURONS = 256, 1024
+TOKENS, NEURONS = 64, 1024
 SIGMAS = 6.0
 # Factors of a product are rounded to these, on processors that can, if the user allows it
 # (torch.set_float32_matmul_precision).
@@ -19,7 +19,7 @@ _SHORT = {"bf16": torch.finfo(torch.bfloat16).eps, "tf32": 2.0**-10}
 def agree(site: Site, x: Tensor, ours: Tensor, theirs: Tensor) -> bool:
     """Whether `ours` is what `theirs` is, but for what rounding may do to this very input.
 
-    x, ours, theirs: (..., d_model), or nested tensors of such. Looks at up to 256 tokens, evenly
+    x, ours, theirs: (..., d_model), or nested tensors of such. Looks at up to 64 tokens, evenly
     spread, and at elements of theirs that are finite: NaN and infinities in x leave nothing to
     compare.
     """
