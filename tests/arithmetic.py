@@ -5,7 +5,7 @@ from fractions import Fraction
 
 import numpy as np
 
-from reluctant.kernels import few
+from reluctant.kernels import few, sums
 from reluctant.kernels.codes import RELU
 from reluctant.sketch import Sketch
 
@@ -67,6 +67,8 @@ def layer_of(sketch: Sketch, keys, bias, values=None, value_bias=None) -> few.La
         sketch.q,
         sketch.scale,
         sketch.radius,
+        sketch.own_norm,
+        sketch.row_sum,
         keys,
         bias,
         np.zeros((d_ff, d), np.float32) if values is None else values,
@@ -76,18 +78,20 @@ def layer_of(sketch: Sketch, keys, bias, values=None, value_bias=None) -> few.La
     )
 
 
-def candidates(sketch: Sketch, keys, bias, x, threshold=0.0, slack=None):
+def candidates(sketch: Sketch, keys, bias, x, threshold=0.0, slack=None, in_integers=False):
     """Which neurons the kernel's sketch step keeps: (tokens, d_ff) booleans."""
     slack = sketch.slack if slack is None else slack
-    rule = few.Rule(threshold, RELU, slack, sketch.max_norm, 2.0, False, 0)
-    padded = np.zeros((len(x), sketch.q.shape[1]), np.float32)
-    padded[:, : x.shape[1]] = x
+    rule = few.Rule(threshold, RELU, slack, in_integers, False, 0)
     layer = layer_of(sketch, keys, bias)
-    sums = np.empty((len(x), len(keys)), np.float32)
-    few._sketch(0, len(keys), padded, sketch.q, sums)
+    tokens = sums.Tokens(*sums.take_tokens(x, sketch.q.shape[1], sketch.max_norm, in_integers))
+    found = np.empty((len(x), len(sketch.q)))
+    if in_integers:
+        sums.integer_sums(0, len(keys), tokens, sketch.q, sketch.row_sum, found)
+    else:
+        sums.float_sums(0, len(keys), tokens, sketch.q, found)
     kept, index = np.zeros((len(x), len(keys)), bool), np.empty(len(keys), np.int32)
-    for m, row in enumerate(x):
-        norm = few._upper_norm(row, sketch.max_norm)
-        count = few._select(0, len(keys), sums[m], layer, rule, norm, kept[m].copy(), index)
+    for m in range(len(x)):
+        flags = np.empty(len(keys), np.bool_)
+        count = few._select(0, len(keys), m, tokens, found[m], layer, rule, flags, index)
         kept[m, index[:count]] = True
     return kept

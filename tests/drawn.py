@@ -4,7 +4,7 @@ import numpy as np
 from hypothesis import strategies as st
 
 from arithmetic import layer_of
-from reluctant.kernels import few
+from reluctant.kernels import few, sums
 from reluctant.kernels.codes import HARDSWISH, RELU, RELU2, RELU6
 from reluctant.sketch import Sketch
 
@@ -55,13 +55,19 @@ def drawn(seed, d, d_ff, tokens, *, shift=-1.5, hostile=False):
     return keys, bias, values, value_bias, x
 
 
-def kernel(run, layer, x, *, code=RELU, threshold=0.0, limit=2.0, everything=False, turn=0):
+def kernel(
+    run, layer, x, *, code=RELU, threshold=0.0, limit=2.0, everything=False, turn=0,
+    in_integers=sums.INTEGER,
+):  # fmt: skip
     """One call of a few-token kernel: status, output, (active, candidates)."""
     keys, bias, values, value_bias = layer
     sketch = Sketch.of(torch_view(keys))
     arrays = layer_of(sketch, keys, bias, values, value_bias)
     out, totals = np.full_like(x, 7), np.zeros(2, np.int64)
-    numbers = (sketch.max_norm, sketch.slack, threshold, code, limit, everything, turn)
+    numbers = (
+        *(sketch.max_norm, sketch.slack, threshold, code),
+        *(in_integers, limit, everything, turn),
+    )
     status = run(x, *arrays, *numbers, out, totals)
     return status, out, totals
 

@@ -15,6 +15,7 @@ from torch import nn
 from reluctant.activations import names, resolve, thresholded_relu
 from reluctant.engine import Engine
 from reluctant.errors import ReluctantError
+from reluctant.kernels import few
 
 SERVED = ["relu", "relu2", "relu6", "hardswish", "thresholded_relu"]
 
@@ -258,7 +259,7 @@ def test_refresh_is_for_what_nobody_tells():
     with torch.no_grad():
         layer.engine(x)
         layer.up.weight.data[row] = x[0]
-        outputs = [layer.engine(x) for _ in range(64)]
+        outputs = [layer.engine(x) for _ in range(few.WATCH * few.BLOCK_FLOOR)]
         close(outputs[-1], layer(x))
 
 

@@ -23,15 +23,25 @@ def check_bit_for_bit(shape, kind):
     *layer, x = drawn(seed, d, d_ff, tokens, shift=shift, hostile=hostile)
     code, threshold = kind
     runs = [
-        kernel(run, layer, x, code=code, threshold=threshold, everything=everything, turn=seed % 97)
+        kernel(
+            run,
+            layer,
+            x,
+            code=code,
+            threshold=threshold,
+            everything=everything,
+            turn=seed % 97,
+            in_integers=in_integers,
+        )
         for run in (few.run_serial, few.run_parallel)
         for everything in (False, True)
+        for in_integers in (False, True)
     ]
     assert {status for status, _, _ in runs} == {few.DONE}
     assert len({bits(out) for _, out, _ in runs}) == 1
     active, candidates = runs[0][2]
     assert active <= candidates <= d_ff * tokens
-    assert runs[1][2].tolist() == [active, d_ff * tokens]
+    assert runs[2][2].tolist() == [active, d_ff * tokens]
 
 
 @given(shapes, st.sampled_from(ACTIVATIONS))
@@ -147,16 +157,17 @@ def test_weights_that_left_their_sketch_are_noticed(where):
     elif where == "row":  # one row, not probed: found when its turn comes
         free = next(i for i in range(64) if not (sketch.probe_at // 64 == i).any())
         changed[free] *= np.float32(0.5)
-        turn = free
+        turn = few.WATCH * free
     else:  # all rows, behind the probes
         changed *= np.float32(1.5)
         changed.reshape(-1)[sketch.probe_at] = keys.reshape(-1)[sketch.probe_at]
-        turn = 0
+        for row in range(0, 1024, 128):  # and behind the row whose turn it is in each block
+            changed[row] = keys[row]
     arrays = layer_of(sketch, changed, bias, values, value_bias)
     for run in (few.run_serial, few.run_parallel):
         out, totals = np.empty_like(x), np.zeros(2, np.int64)
-        rest = (sketch.max_norm, sketch.slack, 0.0, RELU, 2.0, False)
+        rest = (sketch.max_norm, sketch.slack, 0.0, RELU, True, 2.0, False)
         assert run(x, *arrays, *rest, turn, out, totals) == few.STALE
     honest = layer_of(sketch, keys, bias, values, value_bias)
-    for turn in range(64):
+    for turn in range(few.WATCH * 128):
         assert few.run_serial(x, *honest, *rest, turn, out, totals) == few.DONE

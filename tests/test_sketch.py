@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from arithmetic import candidates, evaluations, exact
 from reluctant.errors import ReluctantError
-from reluctant.kernels import few, quantise
+from reluctant.kernels import quantise, sums
 from reluctant.sketch import UNIT, Sketch, gamma, radius_of, radius_terms
 
 
@@ -19,7 +19,7 @@ def sketch_of(keys):
 
 
 def norms_of(sketch, keys):
-    own = sketch.scale[:, None].astype(np.float64) * sketch.q[:, : keys.shape[1]]
+    own = sketch.scale[:, None].astype(np.float64) * sketch.q[: len(keys), : keys.shape[1]]
     wide = keys.astype(np.float64)
     return np.stack([np.linalg.norm(m, axis=1) for m in (wide - own, own, wide)], axis=1)
 
@@ -37,9 +37,9 @@ def fires(key, x, bias, threshold=0.0):
     )
 
 
-def wrongly_certified(sketch, keys, bias, x, threshold=0.0, slack=None):
+def wrongly_certified(sketch, keys, bias, x, threshold=0.0, slack=None, in_integers=False):
     """(token, neuron) pairs that are ruled out and fire all the same."""
-    kept = candidates(sketch, keys, bias, x, threshold, slack)
+    kept = candidates(sketch, keys, bias, x, threshold, slack, in_integers)
     return [
         (m, i)
         for m, i in zip(*np.nonzero(~kept), strict=True)
@@ -87,38 +87,40 @@ def layers(draw):
     return keys, bias, x
 
 
-@given(layers(), st.sampled_from([0.0, 0.0, 1.0, -3.0, 0.1]))
-@settings(max_examples=300, deadline=None)
-def test_a_certified_neuron_never_fires(layer, threshold):
+@given(layers(), st.sampled_from([0.0, 0.0, 1.0, -3.0, 0.1]), st.booleans())
+@settings(max_examples=500, deadline=None)
+def test_a_certified_neuron_never_fires(layer, threshold, in_integers):
     keys, bias, x = layer
     threshold = float(np.float32(threshold))
-    assert wrongly_certified(sketch_of(keys), keys, bias, x, threshold) == []
+    assert not wrongly_certified(sketch_of(keys), keys, bias, x, threshold, in_integers=in_integers)
 
 
 @pytest.mark.slow
-@given(layers(), st.sampled_from([0.0, 0.0, 1.0, -3.0, 0.1]))
+@given(layers(), st.sampled_from([0.0, 0.0, 1.0, -3.0, 0.1]), st.booleans())
 @settings(max_examples=10_000, deadline=None)
-def test_a_certified_neuron_never_fires_in_ten_thousand_layers(layer, threshold):
+def test_a_certified_neuron_never_fires_in_ten_thousand_layers(layer, threshold, in_integers):
     keys, bias, x = layer
     threshold = float(np.float32(threshold))
-    assert wrongly_certified(sketch_of(keys), keys, bias, x, threshold) == []
+    assert not wrongly_certified(sketch_of(keys), keys, bias, x, threshold, in_integers=in_integers)
 
 
-def test_the_certificate_certifies():
+@pytest.mark.parametrize("in_integers", [False, True])
+def test_the_certificate_certifies(in_integers):
     """Without this, a bound that is always infinite would pass every test above."""
     rng = np.random.default_rng(0)
     keys = rng.standard_normal((512, 64)).astype(np.float32) / 8
     x = rng.standard_normal((4, 64)).astype(np.float32)
     bias = np.full(512, -1.0, np.float32)
-    kept = candidates(sketch_of(keys), keys, bias, x)
+    kept = candidates(sketch_of(keys), keys, bias, x, in_integers=in_integers)
     active = (x.astype(np.float64) @ keys.T.astype(np.float64) + bias) > 0
     assert (kept >= active).all()
     assert kept.mean() < active.mean() + 0.02
 
 
+@pytest.mark.parametrize("in_integers", [False, True])
 @pytest.mark.parametrize("flush", [False, True])
 @pytest.mark.parametrize("d", [64, 1000, 4096])
-def test_large_layers_against_float64(d, flush):
+def test_large_layers_against_float64(d, flush, in_integers):
     rng = np.random.default_rng(d)
     keys = (rng.standard_normal((256, d)) / np.sqrt(d)).astype(np.float32)
     x = rng.standard_normal((16, d)).astype(np.float32)
@@ -127,7 +129,7 @@ def test_large_layers_against_float64(d, flush):
     bias = (bias + rng.normal(0, 1e-6, 256)).astype(np.float32)
     torch.set_flush_denormal(flush)
     try:
-        kept = candidates(sketch_of(keys), keys, bias, x)
+        kept = candidates(sketch_of(keys), keys, bias, x, in_integers=in_integers)
     finally:
         torch.set_flush_denormal(False)
     assert (z + bias.astype(np.float64) <= 0)[~kept].all()
@@ -137,13 +139,14 @@ def test_large_layers_against_float64(d, flush):
 # What is never certified.
 
 
-@given(st.lists(wild, min_size=4, max_size=4), st.integers(0, 3))
+@given(st.lists(wild, min_size=4, max_size=4), st.integers(0, 3), st.booleans())
 @settings(deadline=None)
-def test_x_that_is_not_finite_certifies_nothing(x, at):
+def test_x_that_is_not_finite_certifies_nothing(x, at, in_integers):
     x = np.array(x, np.float32)[None]
     x[0, at] = [np.nan, np.inf, -np.inf][at % 3]
     keys = np.eye(4, dtype=np.float32)
-    assert candidates(sketch_of(keys), keys, np.full(4, -5, np.float32), x).all()
+    bias = np.full(4, -5, np.float32)
+    assert candidates(sketch_of(keys), keys, bias, x, in_integers=in_integers).all()
 
 
 @pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
@@ -196,7 +199,7 @@ def test_the_residuals_term_covers_x_along_the_residual():
     rng = np.random.default_rng(1)
     keys = rng.standard_normal((64, 32)).astype(np.float32)
     sketch = sketch_of(keys)
-    own = sketch.scale[:, None].astype(np.float64) * sketch.q[:, :32]
+    own = sketch.scale[:, None].astype(np.float64) * sketch.q[: len(keys), :32]
     x = (keys - own).astype(np.float32)
     length = np.linalg.norm(x.astype(np.float64), axis=1)
     bias = (-(own * x).sum(1) / 1 - 0.995 * length * norms_of(sketch, keys)[:, 0]).astype(
@@ -275,11 +278,47 @@ def test_underflow_is_why_tiny_rows_are_never_certified(monkeypatch, scale, unit
     assert e + length[0] * float(looser.radius[0]) < 0  # certified, and it fires
 
 
+def test_the_loss_of_sixteen_bits_is_covered():
+    """x along what it loses on its way to 16 bits: without that term the neuron fires."""
+    rng = np.random.default_rng(6)
+    d = 48
+    keys = rng.integers(-127, 128, (64, d)).astype(np.float32)
+    keys[:, 0] = 127.0  # on the sketch's grid: no residual
+    sketch = sketch_of(keys)
+    x = rng.standard_normal((64, d)).astype(np.float32) * np.float32(1e-5)
+    x[:, 1] = 1.0
+    x[:, 2:] += np.sign(keys[:, 2:]) * np.float32(0.49 / 32767)
+    z = (x.astype(np.float64) * keys).sum(1)
+    bias = (-z * (1 - 2.0**-21)).astype(np.float32)
+    assert not wrongly_certified(sketch, keys, bias, x, in_integers=True)
+    lossless = replace(sketch, own_norm=np.zeros_like(sketch.own_norm))
+    assert wrongly_certified(lossless, keys, bias, x, in_integers=True)
+
+
+@given(st.integers(0, 2**31), st.integers(1, 7), st.sampled_from([1, 64, 100, 256]))
+@settings(max_examples=60, deadline=None)
+def test_the_integer_pass_is_exact(seed, d_ff, d):
+    rng = np.random.default_rng(seed)
+    keys = rng.standard_normal((d_ff, d)).astype(np.float32)
+    x = (rng.standard_normal((3, d)) * 10.0 ** rng.integers(-6, 6)).astype(np.float32)
+    sketch = sketch_of(keys)
+    tokens = sums.Tokens(*sums.take_tokens(x, sketch.q.shape[1], sketch.max_norm, True))
+    found = np.empty((3, len(sketch.q)))
+    sums.integer_sums(0, d_ff, tokens, sketch.q, sketch.row_sum, found)
+    number = tokens.planes[::2].astype(np.int64) * 256 + tokens.planes[1::2] - 2**15
+    assert (number[:, d:] == -(2**15)).all()
+    expected = tokens.step[:, None] * (number[:, :d] @ sketch.q[:d_ff, :d].T.astype(np.int64))
+    assert (found[:, :d_ff] == expected).all()
+    loss = np.linalg.norm(x - tokens.step[:, None] * number[:, :d], axis=1)
+    assert (loss <= tokens.loss).all()
+    assert (tokens.loss <= 1e-4 * tokens.norm).all()
+
+
 def test_norms_are_rounded_up():
     rng = np.random.default_rng(3)
     for d in (1, 7, 64, 1000):
         x = (rng.standard_normal(d) * 2.0 ** rng.integers(-20, 20, d)).astype(np.float32)
-        norm = few._upper_norm(x, 1.0)
+        norm = sums.upper_norm(x, 1.0)
         assert norm**2 >= float(exact(x, x, 0))
         assert norm <= np.linalg.norm(x.astype(np.float64)) * (1 + 2.0**-30)
 

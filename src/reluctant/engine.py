@@ -13,11 +13,12 @@ from reluctant.kernels import few, many
 from reluctant.kernels.threads import run_in_parallel
 from reluctant.neurons import Neurons
 from reluctant.prepared import Prepared, finite, prepare
+from reluctant.sketch import sketch_bytes
 
 WAYS = ("auto", "dense", "few", "many")
 
 # From measurements (docs/log.md): shares above which the dense way is faster.
-FEW_LIMIT = {1: 0.9, 2: 0.6, 4: 0.4, 8: 0.3, 16: 0.25}  # candidates, by number of tokens
+FEW_LIMIT = (1.0, 0.9, 0.6, *[0.4] * 2, *[0.3] * 4, *[0.25] * 8)  # candidates, by tokens
 MANY_LIMIT = 0.25  # active neurons
 _NEVER = 2.0  # no share is above it
 
@@ -111,8 +112,7 @@ class Engine:
         """Memory that the engine adds to the model, in bytes."""
         if not self.sparse:
             return 0
-        padded = -(-self.neurons.d_model // few.PADDING) * few.PADDING
-        return self.neurons.d_ff * (padded + 8)
+        return sketch_bytes(self.neurons.d_ff, self.neurons.d_model)
 
     def __call__(self, x: Tensor) -> Tensor:
         """x: (..., d_model), also a nested tensor. Gives (..., d_model)."""
@@ -160,7 +160,7 @@ class Engine:
             self._way == "dense"
             or tokens == 0
             or x.dtype != torch.float32
-            or x.device.type != "cpu"
+            or not x.is_cpu
             or torch.is_autocast_enabled("cpu")
         ):
             return "dense", None
@@ -179,7 +179,7 @@ class Engine:
     def _run_few(self, rows: Tensor, out: Tensor, ready: Prepared) -> bool:
         """False where the dense way should serve: too many candidates, or weights with a NaN."""
         tokens, totals = rows.shape[0], np.zeros(2, np.int64)
-        limit = _NEVER if self._way == "few" else _limit(tokens)
+        limit = _NEVER if self._way == "few" else FEW_LIMIT[min(tokens, few.MAX_TOKENS)]
         if tokens <= few.MAX_TOKENS:
             return self._few(rows, out, ready, limit, totals)
         parts = zip(
@@ -257,10 +257,6 @@ class Engine:
                 h = self.activation(nn.functional.linear(rows, fires.weight, fires.bias))
                 active, candidates = int((h != 0).sum()), h.numel()
         return Census(tokens, active, candidates)
-
-
-def _limit(tokens: int) -> float:
-    return next(limit for most, limit in FEW_LIMIT.items() if tokens <= most)
 
 
 def _on_values(function: Any, x: Tensor) -> Tensor:

@@ -69,8 +69,9 @@ def _sketched(views: Prepared, neurons: Neurons, activation: Activation) -> Prep
     except ReluctantError:  # a NaN has come into the keys: the dense way shows it
         return replace(views, sparse=False)
     arguments = (
-        *(sketch.q, sketch.scale, sketch.radius, *views.rows, sketch.probe_at, sketch.probe),
-        *(sketch.max_norm, sketch.slack, _threshold(activation), activation.kernel),
+        *(sketch.q, sketch.scale, sketch.radius, sketch.own_norm, sketch.row_sum),
+        *(*views.rows, sketch.probe_at, sketch.probe, sketch.max_norm, sketch.slack),
+        *(_threshold(activation), activation.kernel, sketch.in_integers),
     )
     return replace(views, sketch=sketch, few=arguments)
 

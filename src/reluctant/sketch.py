@@ -30,6 +30,11 @@ FMA, with subnormals kept or flushed - gives a finite value <= t.
 6. Nothing overflows: N max ||k|| < 2^125 and |e| < 2^126, hence |b| < 2^127. The bound on |e| also
    keeps out an S that overflowed. []
 
+**In integers.** Where the processor has byte products, x is taken as 16-bit numbers, x^ = step X, and
+S = step <q, X> is exact but for one float64 rounding. Then in place of (1) s S is off <k^, x> by
+|<k^, x - x^>| <= ||k^|| ||x - x^||, and the bound has the product of these two norms, both rounded up,
+as one more term; the radius is the same.
+
 If f is exactly zero at every finite point <= t, the neuron contributes exactly nothing.
 
 Each part is needed. Without the two gamma terms a key that is exactly on the sketch's grid can be
@@ -46,14 +51,15 @@ import numpy.typing as npt
 import torch
 
 from reluctant.errors import ReluctantError
-from reluctant.kernels import quantise
-from reluctant.kernels.few import PADDING
+from reluctant.kernels import integer, quantise, sums
 from reluctant.kernels.threads import run_in_parallel
 
 UNIT = 2.0**-24
 TINIEST_SCALE = 2.0**-40
 LONGEST = 2**22
-_PROBES = 64
+PADDING = 64  # columns: whole cache lines, so that the int8 loops have no tail
+GROUP = 4  # rows, likewise
+_PROBES = 32
 
 
 def gamma(n: int) -> float:
@@ -83,14 +89,17 @@ def radius_of(terms: npt.NDArray[np.float64]) -> npt.NDArray[np.float32]:
 class Sketch:
     """int8 copy of the rows that feed the activation, with what the bound needs.
 
-    q: (d_ff, d_model padded to 64) int8, zeros in the padding; scale, radius: (d_ff,) float32;
-    max_norm: the largest ||k||; slack: gamma_{d+8}, the share of |b| in the bound;
+    q: (d_ff padded to 4, d_model padded to 64) int8, zeros in the padding;
+    scale, radius: (d_ff,) float32; own_norm: (d_ff,) float32, ||k^|| rounded up; row_sum: (d_ff,)
+    int64, the sums of q's rows; max_norm: the largest ||k||; slack: gamma_{d+8}, the share of |b| in the bound;
     probe_at: flat positions of a few weights; probe: what stood there when the sketch was made.
     """
 
     q: npt.NDArray[np.int8]
     scale: npt.NDArray[np.float32]
     radius: npt.NDArray[np.float32]
+    own_norm: npt.NDArray[np.float32]
+    row_sum: npt.NDArray[np.int64]
     max_norm: float
     slack: float
     probe_at: npt.NDArray[np.int64]
@@ -116,7 +125,7 @@ class Sketch:
         if d >= LONGEST:
             raise ReluctantError(f"the proof holds for d_model < {LONGEST}; got {d}")
         rows = keys.detach().contiguous().numpy()
-        q = np.zeros((d_ff, -(-d // PADDING) * PADDING), np.int8)
+        q = np.zeros((-(-d_ff // GROUP) * GROUP, -(-d // PADDING) * PADDING), np.int8)
         scale = np.empty(d_ff, np.float32)
         norms = np.empty((d_ff, 3), np.float64)
         run = (
@@ -137,6 +146,8 @@ class Sketch:
             q=q,
             scale=scale,
             radius=radius,
+            own_norm=radius_of(norms[:, 1:2]),
+            row_sum=q[:d_ff].sum(axis=1, dtype=np.int64),
             max_norm=float(norms[:, 2].max()),
             slack=gamma(d + 8),
             probe_at=at,
@@ -144,6 +155,15 @@ class Sketch:
         )
 
     @property
-    def nbytes(self) -> int:
-        """Memory, in bytes."""
-        return self.q.nbytes + self.scale.nbytes + self.radius.nbytes
+    def in_integers(self) -> bool:
+        """Whether the integer pass serves it on this machine."""
+        return sums.INTEGER and self.q.shape[1] <= integer.LONGEST
+
+
+def sketch_bytes(d_ff: int, d_model: int) -> int:
+    """Memory of a sketch, in bytes.
+
+    >>> sketch_bytes(2048, 512) / (2 * 4 * 2048 * 512)  # of the layer's float32 weights
+    0.1298828125
+    """
+    return -(-d_ff // GROUP) * GROUP * (-(-d_model // PADDING) * PADDING) + 20 * d_ff

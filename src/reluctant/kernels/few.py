@@ -18,39 +18,36 @@ from numba import njit, prange
 
 from reluctant.kernels.activate import activate, is_active
 from reluctant.kernels.rows import CHUNK, add_list
+from reluctant.kernels.sums import Tokens, float_sums, integer_sums, take_tokens
 from reluctant.kernels.vector import dot
 from reluctant.kernels.watch import probes_changed, row_changed
 
 MAX_TOKENS = 16
 BLOCKS = 16
-BLOCK_FLOOR = 64  # neurons: a smaller block is not worth its loop
-PADDING = 64  # the sketch's rows are padded to whole cache lines, so the int8 loops have no tail
+BLOCK_FLOOR = 128  # neurons: a smaller block is not worth its loop
+WATCH = 4  # one block in so many compares a row with its sketch, in turn
 HUGE = 2.0**126  # an |e| from here on is never certified: z might overflow
-HUGE_PRODUCT = 2.0**125  # likewise ||x|| max ||k||
-TINY_NORM = 2.0**-40  # nor is anything for an ||x|| below this: underflow
 
 DONE, DENSE, STALE = 0, 1, 2
 
 _STRICT: dict[str, Any] = {"nogil": True, "cache": True, "error_model": "numpy"}
 
-_sketch_4x1 = dot(4, 1, 4, integer=True)
-_sketch_4x2 = dot(4, 2, 2, integer=True)
-_sketch_4x4 = dot(4, 4, 1, integer=True)
-_sketch_1x1 = dot(1, 1, 4, integer=True)
 _key_dot = dot(1, 1, 8, integer=False)
 
 
 class Layer(NamedTuple):
     """What the kernel reads: the sketch, and views of the weights themselves.
 
-    q: (d_ff, padded d_model) int8; scale, radius, bias: (d_ff,) float32;
-    keys, values: (d_ff, d_model) float32; value_bias: (d_model,) float32;
+    q: (d_ff padded to 4, d_model padded to 64) int8; scale, radius, own_norm, bias: (d_ff,) float32;
+    row_sum: (d_ff,) int64; keys, values: (d_ff, d_model) float32; value_bias: (d_model,) float32;
     probe_at: (p,) int64 flat positions in keys; probe: (p,) float32, what stood there.
     """
 
     q: npt.NDArray[np.int8]
     scale: npt.NDArray[np.float32]
     radius: npt.NDArray[np.float32]
+    own_norm: npt.NDArray[np.float32]
+    row_sum: npt.NDArray[np.int64]
     keys: npt.NDArray[np.float32]
     bias: npt.NDArray[np.float32]
     values: npt.NDArray[np.float32]
@@ -63,88 +60,45 @@ class Rule(NamedTuple):
     """The numbers of one call.
 
     threshold: f is exactly zero at and below it; code: the activation (`codes`);
-    slack: the share of |bias| in the bound; max_norm: the largest ||k||;
-    limit: share of a block's (neuron, token) pairs above which the block gives up (> 1: never);
+    slack: the share of |bias| in the bound; in_integers: which sketch pass (`sums`);
     everything: treat every neuron as a candidate; turn: a counter that moves the rows on watch.
     """
 
     threshold: float
     code: int
     slack: float
-    max_norm: float
-    limit: float
+    in_integers: bool
     everything: bool
     turn: int
 
 
-@njit(fastmath={"reassoc", "contract"}, **_STRICT)
-def _sum_of_squares(x: Any) -> Any:
-    """In float64, where the squares of float32 subnormals do not vanish."""
-    total = 0.0
-    for j in range(x.shape[0]):
-        total += np.float64(x[j]) * np.float64(x[j])
-    return total
+@njit(**_STRICT)
+def _estimate(i: int, total: float, layer: Any, rule: Any, norm: float, loss: float) -> Any:
+    """e, and how far z may be from it, of neuron i for the x whose <q, x> is about `total`."""
+    bias = np.float64(layer.bias[i])
+    e = np.float64(layer.scale[i]) * total + bias
+    room = norm * np.float64(layer.radius[i]) + loss * np.float64(layer.own_norm[i])
+    return e, room + rule.slack * abs(bias)
 
 
 @njit(**_STRICT)
-def _upper_norm(x: Any, max_norm: float) -> Any:
-    """||x|| rounded up; infinity, which certifies nothing, where it is tiny, huge or NaN."""
-    norm = np.sqrt(_sum_of_squares(x)) * (1.0 + 2.0**-40)
-    if norm >= TINY_NORM and norm * max_norm < HUGE_PRODUCT:
-        return norm
-    return np.inf
-
-
-@njit(**_STRICT)
-def _sketch(lo: int, hi: int, x: Any, q: Any, sums: Any) -> None:
-    """sums[m, i - lo] = <q_i, x_m> for neurons lo..hi: four rows a pass, so x is read a fourth as
-    often, and up to four tokens, so a row is widened to float32 once for them.
-    """
-    tokens, d = x.shape[0], q.shape[1]
-    i = lo
-    while i + 4 <= hi:
-        m = 0
-        while m + 4 <= tokens:
-            four = _sketch_4x4(q, i, x, m, d)
-            for r in range(4):
-                for t in range(4):
-                    sums[m + t, i - lo + r] = four[4 * r + t]
-            m += 4
-        if m + 2 <= tokens:
-            two = _sketch_4x2(q, i, x, m, d)
-            for r in range(4):
-                for t in range(2):
-                    sums[m + t, i - lo + r] = two[2 * r + t]
-            m += 2
-        if m < tokens:
-            one = _sketch_4x1(q, i, x, m, d)
-            for r in range(4):
-                sums[m, i - lo + r] = one[r]
-        i += 4
-    while i < hi:
-        for m in range(tokens):
-            sums[m, i - lo] = _sketch_1x1(q, i, x, m, d)[0]
-        i += 1
-
-
-@njit(**_STRICT)
-def _select(lo: int, hi: int, sums: Any, layer: Any, rule: Any, norm: float, kept: Any,
+def _select(lo: int, hi: int, m: int, tokens: Any, sums: Any, layer: Any, rule: Any, kept: Any,
             index: Any) -> Any:  # fmt: skip
-    """The candidates among neurons lo..hi for one token: their numbers into index; how many."""
+    """One token's candidates among neurons lo..hi, listed in index from lo on; how many."""
+    norm, loss = tokens.norm[m], tokens.loss[m]
     for i in range(lo, hi):  # apart from the next loop, so that it is vectorised
-        e = np.float64(layer.scale[i]) * np.float64(sums[i - lo]) + np.float64(layer.bias[i])
-        room = norm * np.float64(layer.radius[i]) + rule.slack * abs(np.float64(layer.bias[i]))
+        e, room = _estimate(i, sums[i], layer, rule, norm, loss)
         # Written so that NaN, wherever it comes from, makes a candidate.
-        kept[i - lo] = not ((e + room < rule.threshold) & (abs(e) < HUGE))
+        kept[i] = not ((e + room < rule.threshold) & (abs(e) < HUGE))
     count = 0
     for i in range(lo, hi):  # without a branch, which would be mispredicted at every candidate
-        index[count] = i
-        count += kept[i - lo] | rule.everything
+        index[lo + count] = i
+        count += kept[i] | rule.everything
     return count
 
 
 @njit(**_STRICT)
-def _confirm(lo: int, m: int, x: Any, sums: Any, layer: Any, rule: Any, norm: float, index: Any,
+def _confirm(lo: int, m: int, tokens: Any, sums: Any, layer: Any, rule: Any, index: Any,
              count: int, active: Any, active_h: Any) -> Any:  # fmt: skip
     """One token's candidates: their real pre-activations, the active ones listed from `lo` on.
 
@@ -154,11 +108,9 @@ def _confirm(lo: int, m: int, x: Any, sums: Any, layer: Any, rule: Any, norm: fl
     stale = False
     at = lo
     for p in range(count):
-        i = index[p]
-        z = _key_dot(layer.keys, i, x, m, d)[0] + layer.bias[i]
-        bias = np.float64(layer.bias[i])
-        e = np.float64(layer.scale[i]) * np.float64(sums[i - lo]) + bias
-        room = norm * np.float64(layer.radius[i]) + rule.slack * abs(bias)
+        i = index[lo + p]
+        z = _key_dot(layer.keys, i, tokens.x, m, d)[0] + layer.bias[i]
+        e, room = _estimate(i, sums[i], layer, rule, tokens.norm[m], tokens.loss[m])
         stale |= (abs(np.float64(z) - e) > room) & (abs(e) < HUGE)
         if is_active(rule.code, rule.threshold, z):
             active[at] = i
@@ -168,44 +120,45 @@ def _confirm(lo: int, m: int, x: Any, sums: Any, layer: Any, rule: Any, norm: fl
 
 
 @njit(**_STRICT)
-def _block(b: int, size: int, x: Any, layer: Any, rule: Any, norms: Any, scratch: Any,
+def _block(b: int, size: int, tokens: Any, layer: Any, rule: Any, scratch: Any,
            limit: float) -> None:  # fmt: skip
     """Sketch and confirm one block of neurons. Its counts: candidates, gave up, stale."""
-    active, active_h, active_count, counts = scratch
-    d_ff, tokens = layer.q.shape[0], x.shape[0]
+    sums, kept, index, active, active_h, found, counts = scratch
+    d_ff, many = layer.keys.shape[0], tokens.x.shape[0]
     lo = min(b * size, d_ff)
     hi = min(lo + size, d_ff)
     if lo == hi:
         return
-    sums = np.empty((tokens, hi - lo), np.float32)
-    kept = np.empty(hi - lo, np.bool_)
-    index = np.empty((tokens, hi - lo), np.int32)
-    candidates = np.empty(tokens, np.int64)
-    _sketch(lo, hi, x, layer.q, sums)
-    for m in range(tokens):
-        candidates[m] = _select(lo, hi, sums[m], layer, rule, norms[m], kept, index[m])
-    counts[b, 0] = candidates.sum()
-    counts[b, 1] = counts[b, 0] > limit * (hi - lo) * tokens
+    if rule.in_integers:
+        integer_sums(lo, hi, tokens, layer.q, layer.row_sum, sums)
+    else:
+        float_sums(lo, hi, tokens, layer.q, sums)
+    counts[b, 0] = 0
+    for m in range(many):
+        found[b, m] = _select(lo, hi, m, tokens, sums[m], layer, rule, kept, index[m])
+        counts[b, 0] += found[b, m]
+    counts[b, 1] = counts[b, 0] > limit * (hi - lo) * many
     if counts[b, 1]:
         return
-    counts[b, 2] = row_changed(layer, lo + rule.turn % (hi - lo))
-    for m in range(tokens):
-        found = _confirm(lo, m, x, sums[m], layer, rule, norms[m], index[m], candidates[m],
-                         active[m], active_h[m])  # fmt: skip
-        counts[b, 2] |= found < 0
-        active_count[b, m] = max(found, 0)
+    if rule.turn % WATCH == b % WATCH:
+        counts[b, 2] = row_changed(layer, lo + rule.turn // WATCH % (hi - lo))
+    for m in range(many):
+        actives = _confirm(lo, m, tokens, sums[m], layer, rule, index[m], found[b, m],
+                           active[m], active_h[m])  # fmt: skip
+        counts[b, 2] |= actives < 0
+        found[b, m] = max(actives, 0)
 
 
 @njit(**_STRICT)
-def _join(size: int, active: Any, active_h: Any, active_count: Any) -> Any:
+def _join(size: int, active: Any, active_h: Any, found: Any) -> Any:
     """Closes the gaps between the blocks' lists. Gives each token's number of active neurons."""
-    blocks, tokens = active_count.shape
+    blocks, tokens = found.shape
     lengths = np.zeros(tokens, np.int64)
     for m in range(tokens):
         at = 0
         for b in range(blocks):
             lo = b * size
-            for k in range(active_count[b, m]):
+            for k in range(found[b, m]):
                 active[m, at] = active[m, lo + k]
                 active_h[m, at] = active_h[m, lo + k]
                 at += 1
@@ -226,20 +179,16 @@ def _columns(chunk: int, layer: Any, active: Any, active_h: Any, lengths: Any, o
 
 
 @njit(**_STRICT)
-def _prepare(x: Any, layer: Any, rule: Any) -> Any:
-    """Padded x, its norms, and the scratch space."""
-    tokens, d = x.shape
-    d_ff = layer.q.shape[0]
-    padded = np.zeros((tokens, layer.q.shape[1]), np.float32)
-    norms = np.empty(tokens, np.float64)
-    for m in range(tokens):
-        padded[m, :d] = x[m]
-        norms[m] = _upper_norm(x[m], rule.max_norm)
+def _scratch(tokens: int, d_ff: int, padded_d_ff: int) -> Any:
+    """All in one place: an allocation costs as much as a row of the sketch."""
+    sums = np.empty((tokens, padded_d_ff), np.float64)
+    kept = np.empty(d_ff, np.bool_)
+    index = np.empty((tokens, d_ff), np.int32)
     active = np.empty((tokens, d_ff), np.int32)
     active_h = np.empty((tokens, d_ff), np.float32)
-    active_count = np.zeros((BLOCKS, tokens), np.int64)
+    found = np.zeros((BLOCKS, tokens), np.int64)  # candidates, then active neurons
     counts = np.zeros((BLOCKS, 8), np.int64)  # a cache line a block: threads do not share one
-    return padded, norms, (active, active_h, active_count, counts)
+    return sums, kept, index, active, active_h, found, counts
 
 
 @njit(**_STRICT)
@@ -255,9 +204,10 @@ def _too_many(counts: Any, d_ff: int, size: int) -> Any:
 
 @njit(**_STRICT)
 def run_serial(
-    x: Any, q: Any, scale: Any, radius: Any, keys: Any, bias: Any, values: Any, value_bias: Any,
-    probe_at: Any, probe: Any, max_norm: float, slack: float, threshold: float, code: int,
-    limit: float, everything: bool, turn: int, out: Any, totals: Any,
+    x: Any, q: Any, scale: Any, radius: Any, own_norm: Any, row_sum: Any, keys: Any, bias: Any,
+    values: Any, value_bias: Any, probe_at: Any, probe: Any, max_norm: float, slack: float,
+    threshold: float, code: int, in_integers: bool, limit: float, everything: bool, turn: int,
+    out: Any, totals: Any,
 ) -> int:  # fmt: skip
     """out = f(x keys^T + bias) values + value_bias, on the thread that calls.
 
@@ -265,24 +215,31 @@ def run_serial(
     times slower than as many arrays. out: like x, (tokens, d_model) float32. totals: (2,) int64;
     the numbers of active neurons and of candidates are added to it.
 
+    limit: the share of a block's (neuron, token) pairs above which it gives up (> 1: never).
+
     Gives DONE; DENSE, `out` unwritten, if most blocks gave up; STALE if the weights are not those
     that were sketched.
     """
-    layer = Layer(q, scale, radius, keys, bias, values, value_bias, probe_at, probe)
-    rule = Rule(threshold, code, slack, max_norm, limit, everything, turn)
+    layer = Layer(
+        q, scale, radius, own_norm, row_sum, keys, bias, values, value_bias, probe_at, probe
+    )
+    rule = Rule(threshold, code, slack, in_integers, everything, turn)
     if probes_changed(layer):
         return STALE
-    padded, norms, scratch = _prepare(x, layer, rule)
-    active, active_h, active_count, counts = scratch
-    size = _block_size(layer.q.shape[0])
+    # Named here, since Numba's parallel loops know only the classes that the function names.
+    tokens = Tokens(*take_tokens(x, q.shape[1], max_norm, in_integers))
+    d_ff = keys.shape[0]
+    scratch = _scratch(x.shape[0], d_ff, q.shape[0])
+    _, _, _, active, active_h, found, counts = scratch
+    size = _block_size(d_ff)
     for b in range(BLOCKS):
-        _block(b, size, padded, layer, rule, norms, scratch, rule.limit)
-    if _too_many(counts, q.shape[0], size):
+        _block(b, size, tokens, layer, rule, scratch, limit)
+    if _too_many(counts, d_ff, size):
         return DENSE
     for b in range(BLOCKS):
         if counts[b, 1]:
-            _block(b, size, padded, layer, rule, norms, scratch, np.inf)
-    lengths = _join(size, active, active_h, active_count)
+            _block(b, size, tokens, layer, rule, scratch, np.inf)
+    lengths = _join(size, active, active_h, found)
     for chunk in range(-(-out.shape[1] // CHUNK)):
         _columns(chunk, layer, active, active_h, lengths, out)
     totals[0] += lengths.sum()
@@ -292,26 +249,32 @@ def run_serial(
 
 @njit(parallel=True, **_STRICT)
 def run_parallel(
-    x: Any, q: Any, scale: Any, radius: Any, keys: Any, bias: Any, values: Any, value_bias: Any,
-    probe_at: Any, probe: Any, max_norm: float, slack: float, threshold: float, code: int,
-    limit: float, everything: bool, turn: int, out: Any, totals: Any,
+    x: Any, q: Any, scale: Any, radius: Any, own_norm: Any, row_sum: Any, keys: Any, bias: Any,
+    values: Any, value_bias: Any, probe_at: Any, probe: Any, max_norm: float, slack: float,
+    threshold: float, code: int, in_integers: bool, limit: float, everything: bool, turn: int,
+    out: Any, totals: Any,
 ) -> int:  # fmt: skip
     """`run_serial` on Numba's threads: the same steps, blocks and orders."""
-    layer = Layer(q, scale, radius, keys, bias, values, value_bias, probe_at, probe)
-    rule = Rule(threshold, code, slack, max_norm, limit, everything, turn)
+    layer = Layer(
+        q, scale, radius, own_norm, row_sum, keys, bias, values, value_bias, probe_at, probe
+    )
+    rule = Rule(threshold, code, slack, in_integers, everything, turn)
     if probes_changed(layer):
         return STALE
-    padded, norms, scratch = _prepare(x, layer, rule)
-    active, active_h, active_count, counts = scratch
-    size = _block_size(layer.q.shape[0])
+    # Named here, since Numba's parallel loops know only the classes that the function names.
+    tokens = Tokens(*take_tokens(x, q.shape[1], max_norm, in_integers))
+    d_ff = keys.shape[0]
+    scratch = _scratch(x.shape[0], d_ff, q.shape[0])
+    _, _, _, active, active_h, found, counts = scratch
+    size = _block_size(d_ff)
     for b in prange(BLOCKS):
-        _block(b, size, padded, layer, rule, norms, scratch, rule.limit)
-    if _too_many(counts, q.shape[0], size):
+        _block(b, size, tokens, layer, rule, scratch, limit)
+    if _too_many(counts, d_ff, size):
         return DENSE
     for b in range(BLOCKS):  # rare: a few crowded blocks among sparse ones
         if counts[b, 1]:
-            _block(b, size, padded, layer, rule, norms, scratch, np.inf)
-    lengths = _join(size, active, active_h, active_count)
+            _block(b, size, tokens, layer, rule, scratch, np.inf)
+    lengths = _join(size, active, active_h, found)
     for chunk in prange(-(-out.shape[1] // CHUNK)):
         _columns(chunk, layer, active, active_h, lengths, out)
     totals[0] += lengths.sum()

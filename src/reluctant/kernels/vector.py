@@ -17,14 +17,14 @@ from numba.extending import intrinsic
 
 LANES = 16
 
-_F32, _I8, _I32, _I64 = ir.FloatType(), ir.IntType(8), ir.IntType(32), ir.IntType(64)
+_F32, _I8, I32, I64 = ir.FloatType(), ir.IntType(8), ir.IntType(32), ir.IntType(64)
 _VF = ir.VectorType(_F32, LANES)
 _VI8 = ir.VectorType(_I8, LANES)
-_VI32 = ir.VectorType(_I32, LANES)
+_VI32 = ir.VectorType(I32, LANES)
 _ZEROS = ir.Constant(_VF, [0.0] * LANES)
 
 
-class _Emitter:
+class Emitter:
     """The few operations that the intrinsics below are made of."""
 
     def __init__(self, context: Any, builder: Any, signature: Any, args: Any) -> None:
@@ -37,7 +37,7 @@ class _Emitter:
         return array.data, cgutils.unpack_tuple(self.b, array.shape, kind.ndim)[-1]
 
     def row(self, data: Any, width: Any, index: Any, plus: int = 0) -> Any:
-        return self.b.gep(data, [self.b.mul(self.b.add(index, _I64(plus)), width)])
+        return self.b.gep(data, [self.b.mul(self.b.add(index, I64(plus)), width)])
 
     def load(self, pointer: Any, offset: Any, integer: bool = False) -> Any:
         at = self.b.gep(pointer, [offset])
@@ -64,10 +64,10 @@ class _Emitter:
             order = [i + width if i < width else i for i in range(LANES)]
             mask = ir.Constant(_VI32, order)
             vector = self.b.fadd(vector, self.b.shuffle_vector(vector, _ZEROS, mask))
-        return self.b.extract_element(vector, _I32(0))
+        return self.b.extract_element(vector, I32(0))
 
     def splat(self, scalar: Any) -> Any:
-        single = self.b.insert_element(ir.Constant(_VF, ir.Undefined), scalar, _I32(0))
+        single = self.b.insert_element(ir.Constant(_VF, ir.Undefined), scalar, I32(0))
         mask = ir.Constant(_VI32, [0] * LANES)
         return self.b.shuffle_vector(single, ir.Constant(_VF, ir.Undefined), mask)
 
@@ -78,14 +78,14 @@ class _Emitter:
         head, inside, after = (b.append_basic_block(n) for n in ("head", "body", "after"))
         b.branch(head)
         b.position_at_end(head)
-        j = b.phi(_I64)
+        j = b.phi(I64)
         j.add_incoming(start, before)
         phis = []
         for value in carried:
             phi = b.phi(value.type)
             phi.add_incoming(value, before)
             phis.append(phi)
-        following = b.add(j, _I64(step))
+        following = b.add(j, I64(step))
         b.cbranch(b.icmp_signed("<=", following, stop), inside, after)
         b.position_at_end(inside)
         for phi, value in zip(phis, body(j, list(phis)), strict=True):
@@ -110,14 +110,14 @@ def dot(rows: int, tokens: int, unroll: int, *, integer: bool) -> Any:
         result = types.UniTuple(types.float32, count)
 
         def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
-            e = _Emitter(context, builder, signature, args)
+            e = Emitter(context, builder, signature, args)
             (w_data, w_width), (x_data, x_width) = e.array(0), e.array(2)
             d_value = args[4]
             w_rows = [e.row(w_data, w_width, args[1], r) for r in range(rows)]
             x_rows = [e.row(x_data, x_width, args[3], t) for t in range(tokens)]
 
             def step(j: Any, sums: list[Any], u: int, offset: int) -> list[Any]:
-                at = e.b.add(j, _I64(offset))
+                at = e.b.add(j, I64(offset))
                 columns = [e.load(p, at) for p in x_rows]
                 for r in range(rows):
                     weights = e.load(w_rows[r], at, integer)
@@ -141,7 +141,7 @@ def dot(rows: int, tokens: int, unroll: int, *, integer: bool) -> Any:
                         sums[k] = e.fma(weight, column, sums[k])
                 return sums
 
-            j, *sums = e.loop(_I64(0), d_value, unroll * LANES, [_ZEROS] * count * unroll, wide)
+            j, *sums = e.loop(I64(0), d_value, unroll * LANES, [_ZEROS] * count * unroll, wide)
             if unroll > 1:
                 j, *sums = e.loop(j, d_value, LANES, sums, lambda j, s: step(j, s, 0, 0))
             for u in range(1, unroll):
@@ -173,17 +173,17 @@ def add_rows(vectors: int) -> Any:
         _: Any, y: Any, m: Any, c: Any, v: Any, index: Any, h: Any, start: Any, stop: Any
     ) -> Any:
         def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
-            e = _Emitter(context, builder, signature, args)
+            e = Emitter(context, builder, signature, args)
             y_data, y_width = e.array(0)
             v_data, v_width = e.array(3)
             index_data, h_data = e.array(4)[0], e.array(5)[0]
             column = args[2]
             y_row = e.b.gep(e.row(y_data, y_width, args[1]), [column])
-            offsets = [_I64(k * LANES) for k in range(vectors)]
+            offsets = [I64(k * LANES) for k in range(vectors)]
             scalar = vectors == 0
 
             def body(p: Any, sums: list[Any]) -> list[Any]:
-                i = e.b.sext(e.b.load(e.b.gep(index_data, [p])), _I64)
+                i = e.b.sext(e.b.load(e.b.gep(index_data, [p])), I64)
                 row = e.b.gep(e.row(v_data, v_width, i), [column])
                 weight = e.b.load(e.b.gep(h_data, [p]))
                 if scalar:
@@ -213,14 +213,14 @@ def prefetch(_: Any, array: Any, row: Any, column: Any) -> Any:
     """Ask for the cache line of array[row, column] ahead of its use."""
 
     def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
-        e = _Emitter(context, builder, signature, args)
+        e = Emitter(context, builder, signature, args)
         data, width = e.array(0)
         at = e.b.gep(e.row(data, width, args[1]), [args[2]])
         pointer = _I8.as_pointer()
-        kind = ir.FunctionType(ir.VoidType(), [pointer, _I32, _I32, _I32])
+        kind = ir.FunctionType(ir.VoidType(), [pointer, I32, I32, I32])
         function = cgutils.get_or_insert_function(e.b.module, kind, "llvm.prefetch.p0")
         # read (0), keep in all cache levels (3), data (1)
-        e.b.call(function, [e.b.bitcast(at, pointer), _I32(0), _I32(3), _I32(1)])
+        e.b.call(function, [e.b.bitcast(at, pointer), I32(0), I32(3), I32(1)])
         return context.get_dummy_value()
 
     return types.void(array, types.intp, types.intp), generate
