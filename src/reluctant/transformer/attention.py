@@ -4,26 +4,26 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from reluctant.transformer.config import TransformerConfig
+
 
 class MultiHeadAttention(nn.Module):
     """Vaswani et al. 2017, section 3.2 and the right half of figure 2.
 
     `query`, `key`, `value` and `output` are the paper's W^Q, W^K, W^V (of all heads) and W^O.
 
-    >>> attention = MultiHeadAttention(d_model=16, heads=4)
+    >>> attention = MultiHeadAttention(TransformerConfig(50, d_model=16, heads=4))
     >>> attention(torch.zeros(2, 5, 16), torch.zeros(2, 7, 16)).shape
     torch.Size([2, 5, 16])
     """
 
-    def __init__(
-        self, d_model: int, heads: int, *, bias: bool = True, dropout: float = 0.0
-    ) -> None:
+    def __init__(self, config: TransformerConfig) -> None:
         super().__init__()
-        self.heads, self.dropout = heads, dropout
-        self.query = nn.Linear(d_model, d_model, bias)
-        self.key = nn.Linear(d_model, d_model, bias)
-        self.value = nn.Linear(d_model, d_model, bias)
-        self.output = nn.Linear(d_model, d_model, bias)
+        self.heads, self.dropout = config.heads, config.attention_dropout
+        self.query = nn.Linear(config.d_model, config.d_model, config.bias)
+        self.key = nn.Linear(config.d_model, config.d_model, config.bias)
+        self.value = nn.Linear(config.d_model, config.d_model, config.bias)
+        self.output = nn.Linear(config.d_model, config.d_model, config.bias)
 
     def forward(self, x: Tensor, memory: Tensor, mask: Tensor | None = None) -> Tensor:
         """Let x (batch, n, d_model) attend to memory (batch, m, d_model): (batch, n, d_model).

@@ -31,8 +31,8 @@ def from_torch(
 
     target_embedding: None: the source's, shared. output: Linear(d_model, target_vocab); None: the
     target embedding's weights, tied. positions: added to the scaled embeddings, (length, d_model)
-    or (1, length, d_model), of both sides or a pair: a Parameter or an Embedding stays trainable,
-    a Tensor fixed; None: sinusoidal. embedding_scale: None: sqrt(d_model), as in the paper; 1 for
+    or (1, length, d_model), of both sides or a pair: what requires a gradient is learned,
+    else fixed; None: sinusoidal. embedding_scale: None: sqrt(d_model), as in the paper; 1 for
     none. pad, bos, eos: as in `TransformerConfig`; pad None: no padding mask.
 
     Batch first or not, pre- or post-norm, with or without last norms and biases; a bias that some
@@ -44,27 +44,17 @@ def from_torch(
     >>> model(torch.ones(1, 5, dtype=torch.long), torch.ones(1, 3, dtype=torch.long)).shape
     torch.Size([1, 3, 50])
     """
-    encoder: Any = theirs.encoder
-    decoder: Any = theirs.decoder
-    _expect(encoder, nn.TransformerEncoder)
-    _expect(decoder, nn.TransformerDecoder)
-    for layer in encoder.layers:
-        _expect(layer, nn.TransformerEncoderLayer)
-    for layer in decoder.layers:
-        _expect(layer, nn.TransformerDecoderLayer)
-    final = [norm for norm in (encoder.norm, decoder.norm) if norm is not None]
-    for norm in final:
-        _expect(norm, nn.LayerNorm)
-    facts = _same([_facts(layer) for layer in (*encoder.layers, *decoder.layers)])
-    if final:
-        facts |= _same([{"final_norm_eps": norm.eps} for norm in final])
-    pair = positions if isinstance(positions, tuple) else (positions, positions)
-    tables = [table.weight if isinstance(table, nn.Embedding) else table for table in pair]
-    if tables[0] is not None:
-        facts["max_positions"] = tables[0].size(-2)
-        learned = any(isinstance(table, nn.Parameter) for table in tables)
-        facts["positions"] = "learned" if learned else "fixed"
+    encoder, decoder = _stacks(theirs)
+    final = [{"final_norm_eps": norm.eps} for norm in (encoder.norm, decoder.norm) if norm]
+    facts = _same([_facts(layer) for layer in (*encoder.layers, *decoder.layers)]) | _same(final)
+    tables = _tables(positions)
+    if tables:
+        learned = any(table.requires_grad for table in tables)
+        facts |= {"positions": "learned" if learned else "fixed"}
+        facts |= {"max_positions": tables[0].size(0)}
     source, target = source_embedding, target_embedding or source_embedding
+    if source.max_norm is not None or target.max_norm is not None:
+        raise ReluctantError("expected embeddings without max_norm, which changes their weights")
     config = TransformerConfig(
         source_vocab=source.num_embeddings,
         target_vocab=None if target is source else target.num_embeddings,
@@ -87,9 +77,8 @@ def from_torch(
     _copy(ours.output_embedding, target, "target_embedding")
     if output is not None:
         _copy(ours.linear, output, "output")
-    for side, table in zip((ours.input_positions, ours.output_positions), tables, strict=True):
-        if table is not None and side.table is not None:
-            _fill(side.table, table if table.dim() == 2 else table[0], "positions")
+    for side, table in zip((ours.input_positions, ours.output_positions), tables, strict=False):
+        _fill(side.table, table, "positions")
     for name, stack, given in (
         ("encoder", ours.encoder, encoder),
         ("decoder", ours.decoder, decoder),
@@ -99,6 +88,37 @@ def from_torch(
         if given.norm is not None:
             _copy(stack.norm, given.norm, f"{name}.norm")
     return ours
+
+
+def _stacks(theirs: nn.Transformer) -> tuple[Any, Any]:
+    """Encoder and decoder, known to be torch's own code all through."""
+    if not isinstance(theirs, nn.Transformer):
+        raise ReluctantError(f"expected an nn.Transformer, got {type(theirs).__name__}")
+    encoder: Any = theirs.encoder
+    decoder: Any = theirs.decoder
+    _expect(encoder, nn.TransformerEncoder)
+    _expect(decoder, nn.TransformerDecoder)
+    for stack, cls in (
+        (encoder, nn.TransformerEncoderLayer),
+        (decoder, nn.TransformerDecoderLayer),
+    ):
+        for layer in stack.layers:
+            _expect(layer, cls)
+        if stack.norm is not None:
+            _expect(stack.norm, nn.LayerNorm)
+    return encoder, decoder
+
+
+@torch.enable_grad()  # a row of a Parameter stays one that is learned
+def _tables(positions: Table | tuple[Table, Table] | None) -> list[Tensor]:
+    """The source's and the target's, (length, d_model) each; none for sinusoids."""
+    if positions is None:
+        return []
+    pair = positions if isinstance(positions, tuple) else (positions, positions)
+    tables = [table.weight if isinstance(table, nn.Embedding) else table for table in pair]
+    if not all(isinstance(table, Tensor) and table.dim() in (2, 3) for table in tables):
+        raise ReluctantError("positions: expected one table, a pair of tables, or None")
+    return [table if table.dim() == 2 else table[0] for table in tables]
 
 
 def _expect(module: object, cls: type[nn.Module]) -> None:
@@ -141,13 +161,14 @@ def _facts(layer: Any) -> dict[str, Any]:
 
 
 def _same(facts: list[dict[str, Any]]) -> dict[str, Any]:
+    """The facts that all agree on, which have to be all of them."""
     for other in facts[1:]:
         for name, value in other.items():
             if value != facts[0][name]:
                 raise ReluctantError(
                     f"expected one {name} throughout, got {facts[0][name]!r} and {value!r}"
                 )
-    return facts[0]
+    return facts[0] if facts else {}
 
 
 def _copy_layer(ours: Any, theirs: Any, name: str) -> None:

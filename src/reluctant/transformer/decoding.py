@@ -108,7 +108,9 @@ def beam_search(
     limit, fill = _limit(model, source, max_length), _fill(model)
     cache, batch = model.start(source), len(source)
     tokens = torch.full((batch, beam, 1), model.config.bos, device=source.device)
-    lengths, scores = torch.zeros_like(tokens[..., 0]), torch.zeros(batch, beam).to(source.device)
+    precision = torch.promote_types(model.linear.weight.dtype, torch.float32)
+    lengths = torch.zeros_like(tokens[..., 0])
+    scores = torch.zeros_like(lengths, dtype=precision)
     scores[:, 1:] = -torch.inf  # one hypothesis to begin with
     log_p, done = scores.clone(), scores.isinf()
     first = torch.arange(batch, device=source.device)[:, None] * beam
@@ -122,10 +124,10 @@ def beam_search(
         if (settled if early_stop else done).all():
             break
         logits = _next_logits(model, tokens[..., -1].reshape(-1, 1), cache)
-        gain = logits.float().log_softmax(-1).view(batch, beam, -1)
+        gain = logits.to(precision).log_softmax(-1).view(batch, beam, -1)
         gain = gain.masked_fill(done[..., None], -torch.inf)
         gain[..., fill].masked_fill_(done, 0.0)  # what ended has one continuation: itself
-        total = (log_p[..., None] + gain).to(scores.dtype)
+        total = log_p[..., None] + gain
         lengths = lengths + ~done
         scores, best = (total / penalty(lengths)[..., None]).flatten(1).topk(beam)
         parent, chosen = best // gain.size(-1), best % gain.size(-1)

@@ -30,12 +30,10 @@ class PositionalEncoding(nn.Module):
     def __init__(self, config: TransformerConfig) -> None:
         super().__init__()
         self._sinusoids = torch.empty(0)  # as many as were needed so far
+        table = torch.zeros(config.max_positions, config.d_model)
+        self.register_buffer("table", table if config.positions == "fixed" else None)
         if config.positions == "learned":
-            self.table = nn.Parameter(torch.empty(config.max_positions, config.d_model))
-        else:
-            fixed = config.positions == "fixed"
-            size = (config.max_positions, config.d_model)
-            self.register_buffer("table", torch.zeros(size) if fixed else None)
+            self.table = nn.Parameter(table)
 
     def forward(self, x: Tensor, start: int = 0) -> Tensor:
         """x: (batch, n, d_model), of which the first is position `start`; the same shape."""
@@ -77,11 +75,6 @@ class AddNorm(nn.Module):
         return x
 
 
-def _attention(config: TransformerConfig) -> MultiHeadAttention:
-    dropout = config.attention_dropout
-    return MultiHeadAttention(config.d_model, config.heads, bias=config.bias, dropout=dropout)
-
-
 def _feed_forward(config: TransformerConfig) -> FeedForward:
     sizes, dropout = (config.d_model, config.d_ff), config.activation_dropout
     return FeedForward(*sizes, config.activation, bias=config.bias, dropout=dropout)
@@ -98,7 +91,7 @@ class EncoderLayer(nn.Module):
 
     def __init__(self, config: TransformerConfig) -> None:
         super().__init__()
-        self.multi_head_attention = _attention(config)
+        self.multi_head_attention = MultiHeadAttention(config)
         self.add_norm_1 = AddNorm(config)
         self.feed_forward = _feed_forward(config)
         self.add_norm_2 = AddNorm(config)
@@ -138,9 +131,9 @@ class DecoderLayer(nn.Module):
 
     def __init__(self, config: TransformerConfig) -> None:
         super().__init__()
-        self.masked_multi_head_attention = _attention(config)
+        self.masked_multi_head_attention = MultiHeadAttention(config)
         self.add_norm_1 = AddNorm(config)
-        self.multi_head_attention = _attention(config)
+        self.multi_head_attention = MultiHeadAttention(config)
         self.add_norm_2 = AddNorm(config)
         self.feed_forward = _feed_forward(config)
         self.add_norm_3 = AddNorm(config)
