@@ -1,4 +1,4 @@
-"""Multi-head attention, and what it remembers from one decoding step to the next."""
+"""Multi-head attention."""
 
 import torch
 import torch.nn.functional as F
@@ -57,33 +57,3 @@ class MultiHeadAttention(nn.Module):
 
     def _split(self, x: Tensor) -> Tensor:
         return x.view(*x.shape[:-1], self.heads, x.size(-1) // self.heads).transpose(1, 2)
-
-
-class KeyValues:
-    """Keys and values of the positions so far, (batch, heads, length, d_head) each.
-
-    Room is doubled when it runs out, so that n steps copy O(n) positions, not O(n^2).
-    """
-
-    def __init__(self) -> None:
-        self.length = 0
-        self._rooms: list[Tensor] = []
-
-    def append(self, keys: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
-        """Add new positions, and give all; those of a first call are not copied."""
-        start, self.length = self.length, self.length + keys.size(2)
-        if not self._rooms:
-            self._rooms = [keys, values]
-            return keys, values
-        for i, new in enumerate((keys, values)):
-            if self._rooms[i].size(2) < self.length:
-                spare = new.new_empty(*new.shape[:2], self.length, new.size(3))
-                self._rooms[i] = torch.cat([self._rooms[i][:, :, :start], new, spare], 2)
-            else:
-                self._rooms[i][:, :, start : self.length] = new
-        keys, values = (room[:, :, : self.length] for room in self._rooms)
-        return keys, values
-
-    def reorder(self, rows: Tensor) -> None:
-        """Go on with these rows (ids, any number) of the batch."""
-        self._rooms = [room.index_select(0, rows) for room in self._rooms]

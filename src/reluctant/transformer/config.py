@@ -20,11 +20,10 @@ class TransformerConfig:
     d_model, heads, d_ff, encoder_layers, decoder_layers: as in the paper.
     activation: of the feed-forward layers, as `FeedForward` takes it.
     dropout: of the embedded tokens and of every sub-layer's output (section 5.4).
-    attention_dropout, activation_dropout: of attention weights and of hidden neurons; torch's
-        layers have them, the paper does not.
+    attention_dropout, activation_dropout: of attention weights and hidden neurons, as in torch.
     norm_first: normalise each sub-layer's input (pre-norm), not the residual sum (post-norm).
     encoder_norm, decoder_norm: one more norm after the last layer; None: as norm_first.
-    norm_eps, final_norm_eps: of the layers' and of the last norms; the latter None: the former.
+    norm_eps, final_norm_eps: of the layers' and of those last norms; the latter None: the former.
     bias: whether linear maps and norms have one.
     positions: "sinusoidal" (section 3.5, any length), or a table of max_positions for each side
         that is "learned", or "fixed": given, and not trained.
@@ -89,19 +88,22 @@ class TransformerConfig:
 
 def _check(name: str, kind: str, value: Any) -> None:
     """Compare a value with its field's type, such as "<class 'int'>" or "int | None"."""
-    number = isinstance(value, int | float) and not isinstance(value, bool)
-    least = 0 if name in ("pad", "bos", "eos") else 1
     if value is None and "None" in kind:
         return
-    if "bool" in kind and not isinstance(value, bool):
-        raise _wrong(name, "True or False", value)
-    if "int" in kind and not (number and isinstance(value, int) and value >= least):
-        raise _wrong(name, f"an integer from {least} up", value)
-    if name.endswith("dropout"):
-        if not (number and 0 <= value <= 1):
-            raise _wrong(name, "a probability in [0, 1]", value)
-    elif "float" in kind and not (number and 0 < value < math.inf):
-        raise _wrong(name, "a positive finite number", value)
+    number = isinstance(value, int | float) and not isinstance(value, bool)
+    least = 0 if name in ("pad", "bos", "eos") else 1
+    if "bool" in kind:
+        fits, expected = isinstance(value, bool), "True or False"
+    elif "int" in kind:
+        fits = number and isinstance(value, int) and value >= least
+        expected = f"an integer from {least} up"
+    elif name.endswith("dropout"):
+        fits, expected = number and 0 <= value <= 1, "a probability in [0, 1]"
+    else:
+        fits = "float" not in kind or (number and 0 < value < math.inf)
+        expected = "a positive finite number"
+    if not fits:
+        raise _wrong(name, expected, value)
 
 
 def _wrong(name: str, expected: str, value: object) -> ReluctantError:

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from reluctant.errors import ReluctantError
-from reluctant.transformer.layers import Cache
+from reluctant.transformer.cache import Cache
 from reluctant.transformer.model import Transformer
 
 

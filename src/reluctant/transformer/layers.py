@@ -1,7 +1,6 @@
 """The boxes of the paper's figure 1, under their names: Vaswani et al. 2017, section 3."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -9,7 +8,8 @@ from torch import Tensor, nn
 
 from reluctant.errors import ReluctantError
 from reluctant.feedforward import FeedForward
-from reluctant.transformer.attention import KeyValues, MultiHeadAttention
+from reluctant.transformer.attention import MultiHeadAttention
+from reluctant.transformer.cache import Cache, KeyValues, Past
 from reluctant.transformer.config import TransformerConfig
 
 
@@ -118,14 +118,6 @@ class Encoder(nn.Module):
         return out
 
 
-@dataclass
-class Past:
-    """What one decoder layer remembers: keys and values of the target so far, and of the memory."""
-
-    target: KeyValues
-    memory: tuple[Tensor, Tensor]
-
-
 class DecoderLayer(nn.Module):
     """The right block of figure 1."""
 
@@ -140,44 +132,26 @@ class DecoderLayer(nn.Module):
 
     def forward(self, y: Tensor, past: Past, memory_mask: Tensor | None = None) -> Tensor:
         """y: the target's next n positions (rows, n, d_model), the same shape; adds to the past."""
-
-        def masked_attention(y: Tensor) -> Tensor:
-            attention = self.masked_multi_head_attention
-            n, start = y.size(1), past.target.length
-            keys, values = past.target.append(*attention.keys_values(y))
-            if start == 0:
-                return attention.attend(y, keys, values, causal=True)
-            # a single position may look at all before it: no mask
-            mask = y.new_ones(n, start + n, dtype=torch.bool).tril(start) if n > 1 else None
-            return attention.attend(y, keys, values, mask)
-
-        def attention_to_memory(y: Tensor) -> Tensor:
-            # the hypotheses of one source are further queries: its memory is not repeated
-            batch = past.memory[0].size(0)
-            x = y.reshape(batch, y.size(0) * y.size(1) // max(batch, 1), y.size(2))
-            return self.multi_head_attention.attend(x, *past.memory, memory_mask).view_as(y)
-
-        y = self.add_norm_1(y, masked_attention)
-        y = self.add_norm_2(y, attention_to_memory)
+        y = self.add_norm_1(y, lambda y: self._attend_to_target(y, past.target))
+        y = self.add_norm_2(y, lambda y: self._attend_to_memory(y, past.memory, memory_mask))
         out: Tensor = self.add_norm_3(y, self.feed_forward)
         return out
 
+    def _attend_to_target(self, y: Tensor, past: KeyValues) -> Tensor:
+        attention, n, start = self.masked_multi_head_attention, y.size(1), past.length
+        keys, values = past.append(*attention.keys_values(y))
+        if start == 0 or n == 1:  # a single position may look at all before it
+            return attention.attend(y, keys, values, causal=start == 0)
+        mask = y.new_ones(n, start + n, dtype=torch.bool).tril(start)
+        return attention.attend(y, keys, values, mask)
 
-@dataclass
-class Cache:
-    """What the decoder remembers: of the sources, and of `length` positions of `rows` targets."""
-
-    layers: list[Past]
-    memory_mask: Tensor | None
-    sources: int
-    rows: int | None = None
-    length: int = 0
-
-    def reorder(self, rows: Tensor) -> None:
-        """Go on with these target rows: ids (rows,), in the order of the sources, as many each."""
-        self.rows = len(rows)
-        for past in self.layers:
-            past.target.reorder(rows)
+    def _attend_to_memory(
+        self, y: Tensor, memory: tuple[Tensor, Tensor], mask: Tensor | None
+    ) -> Tensor:
+        # the hypotheses of one source are further queries: its memory is not repeated
+        sources = memory[0].size(0)
+        x = y.reshape(sources, y.size(0) * y.size(1) // max(sources, 1), y.size(2))
+        return self.multi_head_attention.attend(x, *memory, mask).view_as(y)
 
 
 class Decoder(nn.Module):

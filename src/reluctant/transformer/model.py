@@ -7,8 +7,9 @@ import torch
 from torch import Tensor, nn
 
 from reluctant.errors import ReluctantError
+from reluctant.transformer.cache import Cache
 from reluctant.transformer.config import TransformerConfig
-from reluctant.transformer.layers import Cache, Decoder, Encoder, PositionalEncoding
+from reluctant.transformer.layers import Decoder, Encoder, PositionalEncoding
 
 
 class Transformer(nn.Module):
