@@ -99,6 +99,15 @@ def _patch(m: nn.Module) -> None:
     m.forward = lambda x: -plain(m, x)
 
 
+class Negated(nn.Linear):
+    def forward(self, x: Tensor) -> Tensor:
+        return -super().forward(x)
+
+
+def _reclass(m: nn.Module) -> None:
+    m.up.__class__ = Negated
+
+
 def _retype(m: nn.Module) -> None:
     m.down.bfloat16()
     m.dropout.register_forward_hook(lambda module, args, y: y.bfloat16())
@@ -112,6 +121,7 @@ LATER = {
     "other part": _drop,
     "own forward": _patch,
     "other dtype": _retype,
+    "other class of a part": _reclass,
     "new weight": lambda m: setattr(m.up, "weight", nn.Parameter(m.up.weight.detach() * -2)),
 }
 
@@ -128,6 +138,13 @@ def test_a_layer_changed_later_computes_what_it_became(change: str) -> None:
     same(layer(drawn(3, D)), twin(drawn(3, D)))
     restore(layer)
     assert type(layer) is Own
+    same(layer(drawn(3, D)), twin(drawn(3, D)))
+
+
+def test_a_class_patched_later(monkeypatch: pytest.MonkeyPatch) -> None:
+    layer, twin, _ = pair(Own())
+    same(layer(drawn(3, D)), twin(drawn(3, D)))
+    monkeypatch.setattr(Own, "forward", lambda self, x: self.down(self.up(x)))
     same(layer(drawn(3, D)), twin(drawn(3, D)))
 
 

@@ -122,6 +122,8 @@ def test_copies_are_served_by_engines_of_their_own(how: str, tmp_path: Path) -> 
         clone = pickle.loads(pickle.dumps(model, 0 if how == "protocol 0" else 4))
     assert [type(m) for m in clone.modules()] == [type(m) for m in model.modules()]
     assert clone.own is clone.again
+    assert all(seat.checked for seat in served(model))
+    assert not any(seat.checked for seat in served(clone))  # a first call of its own will tell
     check_same(clone, twin)
     for mine, theirs in zip(served(clone), served(model), strict=True):
         assert mine.engine is not theirs.engine

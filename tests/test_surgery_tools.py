@@ -55,7 +55,7 @@ def _dual(m: nn.Module, x: Tensor) -> Tensor:
 def _jit(m: nn.Module, x: Tensor) -> Tensor:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", DeprecationWarning)
-        return torch.jit.trace(m, (drawn(4, D),))(x)
+        return torch.jit.trace(m, (drawn(4, D),), check_trace=False)(x)
 
 
 def _autocast(m: nn.Module, x: Tensor) -> Tensor:
@@ -86,7 +86,15 @@ def _counted(m: nn.Module, x: Tensor) -> Tensor:
 
 
 def _exported(m: nn.Module, x: Tensor) -> Tensor:
-    program = torch.export.export(m, (x,))
+    return _export(m, x, strict=False)
+
+
+def _exported_strictly(m: nn.Module, x: Tensor) -> Tensor:
+    return _export(m, x, strict=True)
+
+
+def _export(m: nn.Module, x: Tensor, *, strict: bool) -> Tensor:
+    program = torch.export.export(m, (x,), strict=strict)
     assert "reluctant" not in str(program.graph)
     return program.module()(x)
 
@@ -108,20 +116,23 @@ def _twice(m: nn.Module, x: Tensor) -> Tensor:
     return torch.autograd.grad(first.square().sum(), x)[0]
 
 
-TOOLS = [_vmap, _per_sample, _functional, _dual, _jit, _autocast, _flops, _exported, _symbolic]
-TOOLS += [_checkpointed, _twice, _counted]
+WATCHED = [_vmap, _per_sample, _functional, _dual, _jit, _autocast, _flops, _counted, _symbolic]
+WATCHED += [_exported, _exported_strictly]
+SERVED = [_checkpointed, _twice]
 
 
-@pytest.mark.parametrize("tool", TOOLS, ids=lambda tool: tool.__name__[1:])
+@pytest.mark.parametrize("tool", WATCHED + SERVED, ids=lambda tool: tool.__name__[1:])
 @pytest.mark.parametrize("warm", [True, False])
 def test_the_tools_of_torch_see_what_they_saw(
     tool: Callable[[nn.Module, Tensor], Tensor], warm: bool
 ) -> None:
-    layer, twin, _ = pair(nn.Sequential(nn.Linear(D, D_FF), nn.ReLU(), nn.Linear(D_FF, D)))
+    layer, twin, calls = pair(nn.Sequential(nn.Linear(D, D_FF), nn.ReLU(), nn.Linear(D_FF, D)))
     x = drawn(3, D)
     if warm:
         layer(x)
+    before = calls()
     torch.testing.assert_close(tool(layer, x), tool(twin, x), rtol=1e-3, atol=1e-4)
+    assert (calls() > before) == (tool in SERVED)
     same(layer(x), twin(x))
 
 
