@@ -6,6 +6,7 @@ from hypothesis import strategies as st
 from arithmetic import layer_of
 from reluctant.kernels import few, sums
 from reluctant.kernels.codes import HARDSWISH, RELU, RELU2, RELU6
+from reluctant.kernels.team import POOL
 from reluctant.sketch import Sketch
 
 ACTIVATIONS = [
@@ -56,7 +57,7 @@ def drawn(seed, d, d_ff, tokens, *, shift=-1.5, hostile=False):
 
 
 def kernel(
-    run, layer, x, *, code=RELU, threshold=0.0, limit=2.0, everything=False, turn=0,
+    threads, layer, x, *, code=RELU, threshold=0.0, limit=2.0, everything=False, turn=0,
     in_integers=sums.INTEGER,
 ):  # fmt: skip
     """One call of a few-token kernel: status, output, (active, candidates)."""
@@ -68,7 +69,7 @@ def kernel(
         *(sketch.max_norm, sketch.slack, threshold, code),
         *(in_integers, limit, everything, turn),
     )
-    status = run(x, *arrays, *numbers, out, totals)
+    status = few.run(x, *arrays, *numbers, out, totals, threads, POOL)
     return status, out, totals
 
 

@@ -15,7 +15,7 @@ from torch import nn
 from reluctant.activations import names, resolve, thresholded_relu
 from reluctant.engine import Engine
 from reluctant.errors import ReluctantError
-from reluctant.kernels import few
+from reluctant.kernels import few, team
 
 SERVED = ["relu", "relu2", "relu6", "hardswish", "thresholded_relu"]
 
@@ -411,14 +411,25 @@ def test_a_forked_child_computes_the_same():
 
 
 def test_without_openmp_everything_is_serial(monkeypatch):
-    from reluctant.kernels import threads  # noqa: PLC0415
-
-    monkeypatch.setattr(threads, "_has_safe_layer", lambda: False)
-    monkeypatch.setitem(threads._state, "parallel", None)
+    monkeypatch.setattr(team, "POOL", (0, 0))
+    assert team.threads_for(10**12) == 1
     layer, x = Layer(512, 2048), torch.randn(1, 512)
     with torch.no_grad():
         close(layer.engine(x), layer(x))
-    assert threads._state["parallel"] is False
+
+
+def test_the_pool_is_torchs(monkeypatch):
+    """Found, used, and as large as torch wants it."""
+    assert team.POOL[0] != 0
+    before = torch.get_num_threads()
+    try:
+        torch.set_num_threads(3)
+        assert team.threads_for(10**12) == 3
+        assert team.threads_for(100) == 1
+    finally:
+        torch.set_num_threads(before)
+    monkeypatch.setitem(team._state, "forked", True)
+    assert team.threads_for(10**12) == 1
 
 
 def test_one_graph_serves_all_layers():

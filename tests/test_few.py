@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from drawn import ACTIVATIONS, drawn, kernel, reference, shapes
 from reluctant.kernels import few
 from reluctant.kernels.codes import RELU
+from reluctant.kernels.team import POOL
 
 
 def bits(array):
@@ -24,7 +25,7 @@ def check_bit_for_bit(shape, kind):
     code, threshold = kind
     runs = [
         kernel(
-            run,
+            threads,
             layer,
             x,
             code=code,
@@ -33,7 +34,7 @@ def check_bit_for_bit(shape, kind):
             turn=seed % 97,
             in_integers=in_integers,
         )
-        for run in (few.run_serial, few.run_parallel)
+        for threads in (1, 2)
         for everything in (False, True)
         for in_integers in (False, True)
     ]
@@ -68,7 +69,7 @@ def test_against_float64(shape, kind):
     # At a threshold where f jumps, a neuron within rounding of it may fall on either side.
     clear = np.abs(z - threshold).min() > 1e-5 or threshold in (0.0, -3.0)
     expected = reference(code, threshold, z) @ wide[2] + wide[3]
-    _, out, totals = kernel(few.run_serial, (keys, bias, values, value_bias), x,
+    _, out, totals = kernel(1, (keys, bias, values, value_bias), x,
                             code=code, threshold=threshold)  # fmt: skip
     if clear:
         assert np.abs(out - expected).max() <= 2e-5 * max(1, np.abs(expected).max())
@@ -83,7 +84,7 @@ def test_what_is_not_finite_shows_as_in_the_dense_way(code, threshold, bad):
     with np.errstate(all="ignore"):
         h = reference(code, threshold, (x @ keys.T + bias).astype(np.float32))
         expected = h @ values + value_bias
-    _, out, _ = kernel(few.run_serial, (keys, bias, values, value_bias), x,
+    _, out, _ = kernel(1, (keys, bias, values, value_bias), x,
                        code=code, threshold=threshold)  # fmt: skip
     for kind in (np.isnan, np.isposinf, np.isneginf):
         assert (kind(out) == kind(expected)).all()
@@ -99,7 +100,7 @@ def test_the_error_is_that_of_torch():
         wide = [torch.from_numpy(a).double() for a in (keys, bias, values, value_bias, x)]
         single = [a.float() for a in wide]
         expected, eager = (torch.relu(x_ @ k.T + b) @ v + vb for k, b, v, vb, x_ in (wide, single))
-        _, out, _ = kernel(few.run_serial, (keys, bias, values, value_bias), x)
+        _, out, _ = kernel(1, (keys, bias, values, value_bias), x)
         scale = expected.square().mean()
         ours.append(((torch.from_numpy(out) - expected).square().mean() / scale).item())
         eagers.append(((eager - expected).square().mean() / scale).item())
@@ -108,11 +109,11 @@ def test_the_error_is_that_of_torch():
 
 def test_every_thread_and_thread_count_gives_the_same_bits():
     *layer, x = drawn(11, 512, 2048, 5)
-    expected = kernel(few.run_serial, layer, x)[1].tobytes()
+    expected = kernel(1, layer, x)[1].tobytes()
     got = []
 
     def call():
-        got.extend(kernel(few.run_parallel, layer, x)[1].tobytes() for _ in range(5))
+        got.extend(kernel(n, layer, x)[1].tobytes() for n in (1, 2, 3, 5, 16))
 
     workers = [threading.Thread(target=call) for _ in range(4)]
     for worker in workers:
@@ -126,19 +127,19 @@ def test_every_thread_and_thread_count_gives_the_same_bits():
 
 def test_a_crowded_call_is_handed_to_the_dense_way():
     *layer, x = drawn(2, 64, 1024, 2, shift=0.5)
-    status, out, totals = kernel(few.run_serial, layer, x, limit=0.3)
+    status, out, totals = kernel(1, layer, x, limit=0.3)
     assert status == few.DENSE
     assert (out == 7).all()
     assert totals.tolist() == [0, 0]
-    assert kernel(few.run_serial, layer, x, limit=0.95)[0] == few.DONE
+    assert kernel(1, layer, x, limit=0.95)[0] == few.DONE
 
 
 def test_a_few_crowded_blocks_are_still_served():
     *layer, x = drawn(2, 64, 2048, 2, shift=-2.0)
     layer[1][:300] = 5.0  # the neurons that always fire stand first
-    for run in (few.run_serial, few.run_parallel):
-        status, out, totals = kernel(run, layer, x, limit=0.3)
-        whole = kernel(run, layer, x)
+    for threads in (1, 2, 3):
+        status, out, totals = kernel(threads, layer, x, limit=0.3)
+        whole = kernel(threads, layer, x)
         assert status == few.DONE
         assert out.tobytes() == whole[1].tobytes()
         assert totals.tolist() == whole[2].tolist()
@@ -164,10 +165,10 @@ def test_weights_that_left_their_sketch_are_noticed(where):
         for row in range(0, 1024, 128):  # and behind the row whose turn it is in each block
             changed[row] = keys[row]
     arrays = layer_of(sketch, changed, bias, values, value_bias)
-    for run in (few.run_serial, few.run_parallel):
+    for threads in (1, 2, 3):
         out, totals = np.empty_like(x), np.zeros(2, np.int64)
         rest = (sketch.max_norm, sketch.slack, 0.0, RELU, True, 2.0, False)
-        assert run(x, *arrays, *rest, turn, out, totals) == few.STALE
+        assert few.run(x, *arrays, *rest, turn, out, totals, threads, POOL) == few.STALE
     honest = layer_of(sketch, keys, bias, values, value_bias)
     for turn in range(few.WATCH * 128):
-        assert few.run_serial(x, *honest, *rest, turn, out, totals) == few.DONE
+        assert few.run(x, *honest, *rest, turn, out, totals, 1, POOL) == few.DONE

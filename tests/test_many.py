@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 from drawn import ACTIVATIONS, drawn, reference
 from reluctant.kernels import many
 from reluctant.kernels.codes import RELU
+from reluctant.kernels.team import POOL
 
 shapes = st.tuples(
     st.integers(0, 2**31),
@@ -18,10 +19,11 @@ shapes = st.tuples(
 )
 
 
-def run(kernel, z, kind, values, bias, limit=2.0):
+def run(threads, z, kind, values, bias, limit=2.0):
     out = np.full((len(z), values.shape[1]), 7, np.float32)
     code, threshold = kind
-    return kernel(z, threshold, code, values, bias, limit, out), out
+    found = many.combine(z, threshold, code, values, bias, limit, out, threads, POOL)
+    return found, out
 
 
 @given(shapes, st.sampled_from(ACTIVATIONS))
@@ -32,14 +34,15 @@ def test_against_float64_and_serial_against_parallel(shape, kind):
     z = (rng.standard_normal((tokens, d_ff)) + shift).astype(np.float32)
     values = (rng.standard_normal((d_ff, d)) / np.sqrt(d_ff)).astype(np.float32)
     bias = rng.standard_normal(d).astype(np.float32)
-    active, out = run(many.combine_serial, z, kind, values, bias)
+    active, out = run(1, z, kind, values, bias)
     h = reference(*kind, z.astype(np.float64))
     expected = h @ values.astype(np.float64) + bias
     assert np.abs(out - expected).max() <= 2e-5 * max(1, np.abs(expected).max())
     assert active == (z > np.float32(kind[1])).sum()
-    again, parallel = run(many.combine_parallel, z, kind, values, bias)
-    assert again == active
-    assert parallel.tobytes() == out.tobytes()
+    for threads in (2, 3):
+        again, parallel = run(threads, z, kind, values, bias)
+        assert again == active
+        assert parallel.tobytes() == out.tobytes()
 
 
 @pytest.mark.parametrize("kind", ACTIVATIONS)
@@ -51,7 +54,7 @@ def test_what_is_not_finite_shows(kind):
     bias = np.zeros(20, np.float32)
     with np.errstate(invalid="ignore"):
         expected = reference(*kind, z) @ values
-    _, out = run(many.combine_serial, z, kind, values, bias)
+    _, out = run(1, z, kind, values, bias)
     for test in (np.isnan, np.isposinf, np.isneginf):
         assert (test(out) == test(expected)).all()
 
@@ -59,8 +62,8 @@ def test_what_is_not_finite_shows(kind):
 def test_a_dense_z_is_left_to_the_dense_way():
     *_, x = drawn(0, 64, 8, 40)
     values, bias = np.ones((64, 16), np.float32), np.zeros(16, np.float32)
-    for kernel in (many.combine_serial, many.combine_parallel):
-        status, out = run(kernel, x, (RELU, 0.0), values, bias, limit=0.3)
+    for threads in (1, 2):
+        status, out = run(threads, x, (RELU, 0.0), values, bias, limit=0.3)
         assert status == -1
         assert (out == 7).all()
-        assert run(kernel, x, (RELU, 0.0), values, bias, limit=0.7)[0] == (x > 0).sum()
+        assert run(threads, x, (RELU, 0.0), values, bias, limit=0.7)[0] == (x > 0).sum()

@@ -73,7 +73,7 @@ def test_only_the_positional_encoding_tells_positions_apart() -> None:
 
 def test_sinusoids_are_the_formula_at_any_length_and_dtype() -> None:
     model = build()
-    for length, dtype in [(3, torch.float32), (700, torch.float64), (3, torch.float64)]:
+    for length, dtype in [(3, torch.float32), (3, torch.float64), (700, torch.float64)]:
         got = model.to(dtype).input_positions(torch.zeros(1, 2, 16, dtype=dtype), length - 2)[0]
         for i in range(16):
             function = math.cos if i % 2 else math.sin
@@ -98,6 +98,18 @@ def test_dropout_is_where_the_paper_has_it() -> None:
         for norm in norms:
             expected = norm(expected)
     torch.testing.assert_close(model(SOURCE, TARGET)[0, 0], model.linear(expected))
+
+
+def test_dropout_comes_before_the_residual_in_pre_norm_too() -> None:
+    model = build(dropout=1.0, norm_first=True, encoder_norm=False).train()
+    assert model.encode(SOURCE).eq(0).all()
+
+
+def test_attention_weights_are_dropped_in_training_only() -> None:
+    model = build(dropout=0.0, attention_dropout=0.5)
+    assert torch.equal(model(SOURCE, TARGET), model(SOURCE, TARGET))
+    model.train()
+    assert not torch.allclose(model(SOURCE, TARGET), model(SOURCE, TARGET))
 
 
 def test_no_position_sees_what_comes_after_it() -> None:

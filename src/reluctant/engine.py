@@ -10,7 +10,7 @@ from reluctant import dense, op
 from reluctant.activations import Activation, resolve
 from reluctant.errors import ReluctantError
 from reluctant.kernels import few, many
-from reluctant.kernels.threads import run_in_parallel
+from reluctant.kernels.team import POOL, threads_for
 from reluctant.neurons import Neurons
 from reluctant.prepared import Prepared, finite, prepare
 from reluctant.sketch import sketch_bytes
@@ -201,10 +201,10 @@ class Engine:
             if ready.sketch is None:
                 return False
             self._turn += 1
-            work = ready.sketch.q.nbytes * (1 + rows.shape[0] // 4)
-            run = few.run_parallel if run_in_parallel(work) else few.run_serial
-            status = run(
-                rows.numpy(), *ready.few, limit, everything, self._turn, out.numpy(), totals
+            threads = threads_for(ready.sketch.q.nbytes * (1 + rows.shape[0] // 4))
+            status = few.run(
+                *(rows.numpy(), *ready.few, limit, everything, self._turn),
+                *(out.numpy(), totals, threads, POOL),
             )
             if status != few.STALE:
                 return bool(status == few.DONE)
@@ -215,8 +215,9 @@ class Engine:
     def _run_many(self, rows: Tensor, out: Tensor, ready: Prepared) -> bool:
         z = dense.linear(rows, *self.neurons.tensors()[:2])
         limit = _NEVER if self._way == "many" else MANY_LIMIT
-        run = many.combine_parallel if run_in_parallel(z.nbytes) else many.combine_serial
-        return bool(run(z.numpy(), *ready.many, limit, out.numpy()) >= 0)
+        threads = threads_for(z.nbytes)
+        found = many.combine(z.numpy(), *ready.many, limit, out.numpy(), threads, POOL)
+        return bool(found >= 0)
 
     def _prepare(self, *, with_sketch: bool = False) -> Prepared:
         self._prepared = prepare(

@@ -30,10 +30,10 @@ FMA, with subnormals kept or flushed - gives a finite value <= t.
 6. Nothing overflows: N max ||k|| < 2^125 and |e| < 2^126, hence |b| < 2^127. The bound on |e| also
    keeps out an S that overflowed. []
 
-**In integers.** Where the processor has byte products, x is taken as 16-bit numbers, x^ = step X, and
-S = step <q, X> is exact but for one float64 rounding. Then in place of (1) s S is off <k^, x> by
-|<k^, x - x^>| <= ||k^|| ||x - x^||, and the bound has the product of these two norms, both rounded up,
-as one more term; the radius is the same.
+**In integers.** Where the processor has byte products, x is taken as 16-bit numbers, x^ = step X,
+and S = step <q, X> is exact but for one float64 rounding. Then in place of (1) s S is off <k^, x>
+by |<k^, x - x^>| <= ||k^|| ||x - x^||, and the bound has the product of these two norms, both
+rounded up, as one more term; the radius is the same.
 
 If f is exactly zero at every finite point <= t, the neuron contributes exactly nothing.
 
@@ -51,8 +51,9 @@ import numpy.typing as npt
 import torch
 
 from reluctant.errors import ReluctantError
-from reluctant.kernels import integer, quantise, sums
-from reluctant.kernels.threads import run_in_parallel
+from reluctant.kernels import integer, sums
+from reluctant.kernels.quantise import quantise
+from reluctant.kernels.team import POOL, threads_for
 
 UNIT = 2.0**-24
 TINIEST_SCALE = 2.0**-40
@@ -91,8 +92,8 @@ class Sketch:
 
     q: (d_ff padded to 4, d_model padded to 64) int8, zeros in the padding;
     scale, radius: (d_ff,) float32; own_norm: (d_ff,) float32, ||k^|| rounded up; row_sum: (d_ff,)
-    int64, the sums of q's rows; max_norm: the largest ||k||; slack: gamma_{d+8}, the share of |b| in the bound;
-    probe_at: flat positions of a few weights; probe: what stood there when the sketch was made.
+    int64, the sums of q's rows; max_norm: the largest ||k||; slack: gamma_{d+8}, the share of |b|
+    in the bound; probe_at: flat positions of a few weights; probe: what stood there when the sketch was made.
     """
 
     q: npt.NDArray[np.int8]
@@ -128,10 +129,7 @@ class Sketch:
         q = np.zeros((-(-d_ff // GROUP) * GROUP, -(-d // PADDING) * PADDING), np.int8)
         scale = np.empty(d_ff, np.float32)
         norms = np.empty((d_ff, 3), np.float64)
-        run = (
-            quantise.quantise_parallel if run_in_parallel(rows.nbytes) else quantise.quantise_serial
-        )
-        run(rows, TINIEST_SCALE, q, scale, norms)
+        quantise(rows, TINIEST_SCALE, q, scale, norms, threads_for(rows.nbytes), POOL)
         if not np.isfinite(norms[:, 2]).all():
             raise ReluctantError(
                 "expected finite weights; the first matrix holds a NaN or an infinity: "

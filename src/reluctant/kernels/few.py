@@ -14,11 +14,12 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
-from numba import njit, prange
+from numba import njit
 
 from reluctant.kernels.activate import activate, is_active
 from reluctant.kernels.rows import CHUNK, add_list
 from reluctant.kernels.sums import Tokens, float_sums, integer_sums, take_tokens
+from reluctant.kernels.team import spread
 from reluctant.kernels.vector import dot
 from reluctant.kernels.watch import probes_changed, row_changed
 
@@ -38,8 +39,8 @@ _key_dot = dot(1, 1, 8, integer=False)
 class Layer(NamedTuple):
     """What the kernel reads: the sketch, and views of the weights themselves.
 
-    q: (d_ff padded to 4, d_model padded to 64) int8; scale, radius, own_norm, bias: (d_ff,) float32;
-    row_sum: (d_ff,) int64; keys, values: (d_ff, d_model) float32; value_bias: (d_model,) float32;
+    q: (d_ff padded to 4, d_model padded to 64) int8; scale, radius, own_norm, bias: (d_ff,)
+    float32; row_sum: (d_ff,) int64; keys, values: (d_ff, d_model) float32; value_bias: (d_model,) float32;
     probe_at: (p,) int64 flat positions in keys; probe: (p,) float32, what stood there.
     """
 
@@ -150,6 +151,13 @@ def _block(b: int, size: int, tokens: Any, layer: Any, rule: Any, scratch: Any,
 
 
 @njit(**_STRICT)
+def _share_blocks(thread: int, threads: int, size: int, tokens: Any, layer: Any, rule: Any,
+                  scratch: Any, limit: float) -> None:  # fmt: skip
+    for b in range(BLOCKS * thread // threads, BLOCKS * (thread + 1) // threads):
+        _block(b, size, tokens, layer, rule, scratch, limit)
+
+
+@njit(**_STRICT)
 def _join(size: int, active: Any, active_h: Any, found: Any) -> Any:
     """Closes the gaps between the blocks' lists. Gives each token's number of active neurons."""
     blocks, tokens = found.shape
@@ -179,6 +187,14 @@ def _columns(chunk: int, layer: Any, active: Any, active_h: Any, lengths: Any, o
 
 
 @njit(**_STRICT)
+def _share_columns(thread: int, threads: int, layer: Any, active: Any, active_h: Any, lengths: Any,
+                   out: Any) -> None:  # fmt: skip
+    chunks = -(-out.shape[1] // CHUNK)
+    for chunk in range(chunks * thread // threads, chunks * (thread + 1) // threads):
+        _columns(chunk, layer, active, active_h, lengths, out)
+
+
+@njit(**_STRICT)
 def _scratch(tokens: int, d_ff: int, padded_d_ff: int) -> Any:
     """All in one place: an allocation costs as much as a row of the sketch."""
     sums = np.empty((tokens, padded_d_ff), np.float64)
@@ -203,13 +219,13 @@ def _too_many(counts: Any, d_ff: int, size: int) -> Any:
 
 
 @njit(**_STRICT)
-def run_serial(
+def run(
     x: Any, q: Any, scale: Any, radius: Any, own_norm: Any, row_sum: Any, keys: Any, bias: Any,
     values: Any, value_bias: Any, probe_at: Any, probe: Any, max_norm: float, slack: float,
     threshold: float, code: int, in_integers: bool, limit: float, everything: bool, turn: int,
-    out: Any, totals: Any,
+    out: Any, totals: Any, threads: int, pool: Any,
 ) -> int:  # fmt: skip
-    """out = f(x keys^T + bias) values + value_bias, on the thread that calls.
+    """out = f(x keys^T + bias) values + value_bias, on `threads` threads of `pool`.
 
     The arguments are those of `Layer` and `Rule`, one by one: Numba unpacks a tuple of arrays ten
     times slower than as many arrays. out: like x, (tokens, d_model) float32. totals: (2,) int64;
@@ -226,57 +242,19 @@ def run_serial(
     rule = Rule(threshold, code, slack, in_integers, everything, turn)
     if probes_changed(layer):
         return STALE
-    # Named here, since Numba's parallel loops know only the classes that the function names.
     tokens = Tokens(*take_tokens(x, q.shape[1], max_norm, in_integers))
     d_ff = keys.shape[0]
     scratch = _scratch(x.shape[0], d_ff, q.shape[0])
     _, _, _, active, active_h, found, counts = scratch
     size = _block_size(d_ff)
-    for b in range(BLOCKS):
-        _block(b, size, tokens, layer, rule, scratch, limit)
-    if _too_many(counts, d_ff, size):
-        return DENSE
-    for b in range(BLOCKS):
-        if counts[b, 1]:
-            _block(b, size, tokens, layer, rule, scratch, np.inf)
-    lengths = _join(size, active, active_h, found)
-    for chunk in range(-(-out.shape[1] // CHUNK)):
-        _columns(chunk, layer, active, active_h, lengths, out)
-    totals[0] += lengths.sum()
-    totals[1] += counts[:, 0].sum()
-    return STALE if counts[:, 2].sum() > 0 else DONE
-
-
-@njit(parallel=True, **_STRICT)
-def run_parallel(
-    x: Any, q: Any, scale: Any, radius: Any, own_norm: Any, row_sum: Any, keys: Any, bias: Any,
-    values: Any, value_bias: Any, probe_at: Any, probe: Any, max_norm: float, slack: float,
-    threshold: float, code: int, in_integers: bool, limit: float, everything: bool, turn: int,
-    out: Any, totals: Any,
-) -> int:  # fmt: skip
-    """`run_serial` on Numba's threads: the same steps, blocks and orders."""
-    layer = Layer(
-        q, scale, radius, own_norm, row_sum, keys, bias, values, value_bias, probe_at, probe
-    )
-    rule = Rule(threshold, code, slack, in_integers, everything, turn)
-    if probes_changed(layer):
-        return STALE
-    # Named here, since Numba's parallel loops know only the classes that the function names.
-    tokens = Tokens(*take_tokens(x, q.shape[1], max_norm, in_integers))
-    d_ff = keys.shape[0]
-    scratch = _scratch(x.shape[0], d_ff, q.shape[0])
-    _, _, _, active, active_h, found, counts = scratch
-    size = _block_size(d_ff)
-    for b in prange(BLOCKS):
-        _block(b, size, tokens, layer, rule, scratch, limit)
+    spread(_share_blocks, pool, threads, (size, tokens, layer, rule, scratch, limit))
     if _too_many(counts, d_ff, size):
         return DENSE
     for b in range(BLOCKS):  # rare: a few crowded blocks among sparse ones
         if counts[b, 1]:
             _block(b, size, tokens, layer, rule, scratch, np.inf)
     lengths = _join(size, active, active_h, found)
-    for chunk in prange(-(-out.shape[1] // CHUNK)):
-        _columns(chunk, layer, active, active_h, lengths, out)
+    spread(_share_columns, pool, threads, (layer, active, active_h, lengths, out))
     totals[0] += lengths.sum()
     totals[1] += counts[:, 0].sum()
     return STALE if counts[:, 2].sum() > 0 else DONE

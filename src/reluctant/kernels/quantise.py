@@ -3,7 +3,9 @@
 from typing import Any
 
 import numpy as np
-from numba import njit, prange
+from numba import njit
+
+from reluctant.kernels.team import spread
 
 _STRICT: dict[str, Any] = {"nogil": True, "cache": True, "error_model": "numpy"}
 
@@ -43,17 +45,19 @@ def _quantise(i: int, rows: Any, tiniest: float, q: Any, scale: Any, norms: Any)
 
 
 @njit(**_STRICT)
-def quantise_serial(rows: Any, tiniest: float, q: Any, scale: Any, norms: Any) -> None:
+def _share(thread: int, threads: int, rows: Any, tiniest: float, q: Any, scale: Any,
+           norms: Any) -> None:  # fmt: skip
+    count = rows.shape[0]
+    for i in range(count * thread // threads, count * (thread + 1) // threads):
+        _quantise(i, rows, tiniest, q, scale, norms)
+
+
+@njit(**_STRICT)
+def quantise(rows: Any, tiniest: float, q: Any, scale: Any, norms: Any, threads: int,
+             pool: Any) -> None:  # fmt: skip
     """rows: (n, d) float32 -> q: (n, >= d) int8, scale: (n,) float32, norms: (n, 3) float64.
 
-    q comes as zeros; norms are those of k - s q, s q and k.
+    q comes as zeros; a row whose scale would be below `tiniest` keeps them, and scale 0. norms are
+    those of k - s q, s q and k.
     """
-    for i in range(rows.shape[0]):
-        _quantise(i, rows, tiniest, q, scale, norms)
-
-
-@njit(parallel=True, **_STRICT)
-def quantise_parallel(rows: Any, tiniest: float, q: Any, scale: Any, norms: Any) -> None:
-    """`quantise_serial` on Numba's threads."""
-    for i in prange(rows.shape[0]):
-        _quantise(i, rows, tiniest, q, scale, norms)
+    spread(_share, pool, threads, (rows, tiniest, q, scale, norms))

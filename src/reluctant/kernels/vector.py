@@ -17,9 +17,10 @@ from numba.extending import intrinsic
 
 LANES = 16
 
-_F32, _I8, I32, I64 = ir.FloatType(), ir.IntType(8), ir.IntType(32), ir.IntType(64)
+I8, I32, I64 = ir.IntType(8), ir.IntType(32), ir.IntType(64)
+_F32 = ir.FloatType()
 _VF = ir.VectorType(_F32, LANES)
-_VI8 = ir.VectorType(_I8, LANES)
+_VI8 = ir.VectorType(I8, LANES)
 _VI32 = ir.VectorType(I32, LANES)
 _ZEROS = ir.Constant(_VF, [0.0] * LANES)
 
@@ -209,18 +210,43 @@ def add_rows(vectors: int) -> Any:
 
 
 @intrinsic
-def prefetch(_: Any, array: Any, row: Any, column: Any) -> Any:
-    """Ask for the cache line of array[row, column] ahead of its use."""
+def above(_: Any, z: Any, m: Any, c: Any, threshold: Any, lowest: Any) -> Any:
+    """64 bits: which of z[m, c : c + 64] are not <= threshold, or are below `lowest`. NaN is.
+
+    z: (m, n) float32; threshold, lowest: float32.
+    """
 
     def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
         e = Emitter(context, builder, signature, args)
         data, width = e.array(0)
-        at = e.b.gep(e.row(data, width, args[1]), [args[2]])
-        pointer = _I8.as_pointer()
-        kind = ir.FunctionType(ir.VoidType(), [pointer, I32, I32, I32])
-        function = cgutils.get_or_insert_function(e.b.module, kind, "llvm.prefetch.p0")
-        # read (0), keep in all cache levels (3), data (1)
-        e.b.call(function, [e.b.bitcast(at, pointer), I32(0), I32(3), I32(1)])
-        return context.get_dummy_value()
+        row = e.row(data, width, args[1])
+        high, low = e.splat(args[3]), e.splat(args[4])
+        bits = I64(0)
+        for part in range(64 // LANES):
+            values = e.load(row, e.b.add(args[2], I64(part * LANES)))
+            found = e.b.or_(
+                e.b.fcmp_unordered(">", values, high), e.b.fcmp_ordered("<", values, low)
+            )
+            lanes = e.b.zext(e.b.bitcast(found, ir.IntType(LANES)), I64)
+            bits = e.b.or_(bits, e.b.shl(lanes, I64(part * LANES)))
+        return bits
 
-    return types.void(array, types.intp, types.intp), generate
+    n = types.intp
+    return types.uint64(z, n, n, types.float32, types.float32), generate
+
+
+def _of_bits(name: str, *more: Any) -> Any:
+    @intrinsic
+    def kernel(_: Any, bits: Any) -> Any:
+        def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+            kind = ir.FunctionType(I64, [I64, *(ir.IntType(1) for _ in more)])
+            function = cgutils.get_or_insert_function(builder.module, kind, name)
+            return builder.call(function, [args[0], *(ir.IntType(1)(bit) for bit in more)])
+
+        return types.int64(types.uint64), generate
+
+    return kernel
+
+
+count_bits = _of_bits("llvm.ctpop.i64")
+lowest_bit = _of_bits("llvm.cttz.i64", 0)

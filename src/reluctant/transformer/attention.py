@@ -1,6 +1,5 @@
 """Multi-head attention."""
 
-import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
@@ -12,6 +11,7 @@ class MultiHeadAttention(nn.Module):
 
     `query`, `key`, `value` and `output` are the paper's W^Q, W^K, W^V (of all heads) and W^O.
 
+    >>> import torch
     >>> attention = MultiHeadAttention(TransformerConfig(50, d_model=16, heads=4))
     >>> attention(torch.zeros(2, 5, 16), torch.zeros(2, 7, 16)).shape
     torch.Size([2, 5, 16])
