@@ -102,6 +102,9 @@ def test_dropout_is_where_the_paper_has_it() -> None:
 
 def test_dropout_comes_before_the_residual_in_pre_norm_too() -> None:
     model = build(dropout=1.0, norm_first=True, encoder_norm=False).train()
+    with torch.no_grad():
+        for parameter in model.encoder.parameters():
+            nn.init.normal_(parameter)
     assert model.encode(SOURCE).eq(0).all()
 
 
