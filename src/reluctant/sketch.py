@@ -93,7 +93,8 @@ class Sketch:
     q: (d_ff padded to 4, d_model padded to 64) int8, zeros in the padding;
     scale, radius: (d_ff,) float32; own_norm: (d_ff,) float32, ||k^|| rounded up; row_sum: (d_ff,)
     int64, the sums of q's rows; max_norm: the largest ||k||; slack: gamma_{d+8}, the share of |b|
-    in the bound; probe_at: flat positions of a few weights; probe: what stood there when the sketch was made.
+    in the bound; probe_at: flat positions of a few weights; probe: what stood there when the
+    sketch was made.
     """
 
     q: npt.NDArray[np.int8]

@@ -40,8 +40,8 @@ class Layer(NamedTuple):
     """What the kernel reads: the sketch, and views of the weights themselves.
 
     q: (d_ff padded to 4, d_model padded to 64) int8; scale, radius, own_norm, bias: (d_ff,)
-    float32; row_sum: (d_ff,) int64; keys, values: (d_ff, d_model) float32; value_bias: (d_model,) float32;
-    probe_at: (p,) int64 flat positions in keys; probe: (p,) float32, what stood there.
+    float32; row_sum: (d_ff,) int64; keys, values: (d_ff, d_model) float32; value_bias: (d_model,)
+    float32; probe_at: (p,) int64 flat positions in keys; probe: (p,) float32, what stood there.
     """
 
     q: npt.NDArray[np.int8]

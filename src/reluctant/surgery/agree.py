@@ -5,7 +5,7 @@ import math
 import torch
 from torch import Tensor, nn
 
-from .site import Site
+from reluctant.surgery.site import Site
 
 # Tokens looked at in one comparison, neurons in one piece: bounds time and memory at any size.
 TOKENS, NEURONS = 64, 1024

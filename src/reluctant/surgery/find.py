@@ -7,10 +7,10 @@ import torch
 from torch import nn
 from torch.nn.modules.dropout import _DropoutNd
 
-from ..activations import Activation, identify
-from ..feedforward import FeedForward
-from .prove import prove, same_slope
-from .site import Site, Unfit
+from reluctant.activations import Activation, identify
+from reluctant.feedforward import FeedForward
+from reluctant.surgery.prove import prove, same_slope
+from reluctant.surgery.site import Site, Unfit
 
 LOOKED_FOR = (
     "FeedForward, torch.nn.TransformerEncoderLayer and TransformerDecoderLayer, and modules and "

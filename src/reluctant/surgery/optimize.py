@@ -3,14 +3,14 @@
 import torch
 from torch import Tensor, nn
 
-from ..engine import Engine
-from ..errors import ReluctantError
-from .agree import agree
-from .find import LOOKED_FOR, examine
-from .prove import still
-from .report import Entry, Report
-from .site import Site, Unfit
-from .swap import Seat, put_in, seat_of, take_out
+from reluctant.engine import Engine
+from reluctant.errors import ReluctantError
+from reluctant.surgery.agree import agree
+from reluctant.surgery.find import LOOKED_FOR, examine
+from reluctant.surgery.prove import still
+from reluctant.surgery.report import Entry, Report
+from reluctant.surgery.site import Site, Unfit
+from reluctant.surgery.swap import Seat, put_in, seat_of, take_out
 
 WAYS = ("auto", "dense", "few", "many")
 

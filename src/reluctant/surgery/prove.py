@@ -12,9 +12,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.dropout import _DropoutNd
 
-from .. import probe
-from ..activations import Activation, identify
-from .site import Unfit
+from reluctant import probe
+from reluctant.activations import Activation, identify
+from reluctant.surgery.site import Unfit
 
 
 @dataclass(frozen=True, eq=False)

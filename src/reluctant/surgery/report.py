@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from rich.console import Console
 from rich.table import Table
 
-from ..engine import Engine
+from reluctant.engine import Engine
 
 
 @dataclass(frozen=True)

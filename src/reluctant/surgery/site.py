@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from torch import nn
 from torch.nn.modules.dropout import _DropoutNd
 
-from ..activations import Activation
+from reluctant.activations import Activation
 
 
 class Unfit(Exception):  # noqa: N818 - a finding, not an error

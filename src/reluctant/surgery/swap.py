@@ -16,11 +16,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.module import _has_any_global_hook
 
-from ..engine import Engine
-from ..errors import ReluctantWarning
-from . import strides  # noqa: F401 - for its hook, wherever there are served modules
-from .agree import agree
-from .site import Site, Unfit
+from reluctant.engine import Engine
+from reluctant.errors import ReluctantWarning
+from reluctant.surgery import strides  # noqa: F401 - for its hook, wherever there are served modules
+from reluctant.surgery.agree import agree
+from reluctant.surgery.site import Site, Unfit
 
 KEY = "_reluctant"
 FUSED = "activation_relu_or_gelu"
