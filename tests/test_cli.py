@@ -15,6 +15,7 @@ import reluctant.demo
 from reluctant import __version__
 from reluctant.bench import Row
 from reluctant.cli import app
+from reluctant.demo.cached import SecondAct
 from reluctant.demo.layers import Layer, Shares, Times
 from reluctant.demo.logits import Error, Forced
 from reluctant.errors import ReluctantError
@@ -37,10 +38,20 @@ def demo_result(**changes: Any) -> reluctant.demo.Result:
         "forced": forced(3e-5),
         "layers": [Layer(name, text, padding, times, times, calls)],
         "seconds": {"eager": 3.0, "dense": 2.5, "engine": 2.0},
+        "transformer": second_act(),
         "batch_size": 1,
         "threads": 2,
     }
     return reluctant.demo.Result(**(fields | changes))
+
+
+def second_act(same: bool = True, dense: float = 0.75, engine: float = 0.5) -> SecondAct:
+    texts = ["за'мок", "замо'к"]
+    return SecondAct(
+        texts={"original": texts, "dense": texts, "engine": texts if same else texts[:1] * 2},
+        seconds={"original": 3.0, "dense": dense, "engine": engine},
+        calls={"few": 90, "many": 8, "dense": 7},
+    )
 
 
 def forced(engine_rms: float) -> Forced:
@@ -97,6 +108,15 @@ def test_demo_prints_and_writes_what_it_found(runs: Any, tmp_path: Path) -> None
     assert written["identical"] is True
     assert written["max_logit_diff"] == 3e-6
     assert written["seconds"] == {"eager": 3.0, "dense": 2.5, "engine": 2.0}
+    assert written["transformer"] == {
+        "identical": True,
+        "seconds": {"original": 3.0, "dense": 0.75, "engine": 0.5},
+        "calls": {"few": 90, "many": 8, "dense": 7},
+    }
+    assert "NO" not in result.stdout
+    assert "90 few, 8 many, 7 dense" in result.stdout
+    assert "6.0 times as fast as the package" in result.stdout
+    assert "1.50 times as fast as pinned to dense" in result.stdout
     layer = written["layers"][0]
     assert layer["calls"] == {"few": 5, "many": 4, "dense": 0}
     assert (layer["active"], layer["candidates"]) == (0.043, 0.049)
@@ -110,6 +130,7 @@ def test_demo_prints_and_writes_what_it_found(runs: Any, tmp_path: Path) -> None
         {"forced": forced(float("nan")), "max_logit_diff": float("nan")},
         {"texts": {"eager": ["a"], "dense": ["a"], "engine": ["b"]}},
         {"texts": {"eager": ["a"], "dense": ["b"], "engine": ["a"]}},
+        {"transformer": second_act(same=False)},
     ],
 )
 def test_demo_fails_where_answers_changed(
@@ -125,7 +146,12 @@ def test_demo_fails_where_answers_changed(
 
 @pytest.mark.parametrize(
     "changes",
-    [{"seconds": {"eager": 2.0, "dense": 2.5, "engine": 3.0}}, {"max_logit_diff": 2e-4}],
+    [
+        {"seconds": {"eager": 2.0, "dense": 2.5, "engine": 3.0}},
+        {"max_logit_diff": 2e-4},
+        {"transformer": second_act(dense=0.7, engine=0.8)},
+        {"transformer": second_act(dense=1.3, engine=1.1)},
+    ],
 )
 def test_an_aim_that_is_missed_is_said_but_no_failure(runs: Any, changes: dict[str, Any]) -> None:
     runs(demo_result(**changes))

@@ -12,7 +12,8 @@ import torch
 from torch import Tensor, nn
 
 from reluctant.demo import Result, run_demo
-from reluctant.demo.accentor import load, sentences, teacher_forced
+from reluctant.demo.accentor import load, sentences, teacher_forced, written
+from reluctant.demo.cached import Cached
 from reluctant.demo.decode import decode
 from reluctant.demo.layers import record_inputs
 from reluctant.demo.logits import compare, largest_difference
@@ -78,13 +79,57 @@ def test_every_layer_is_seen_and_its_calls_are_those_of_decoding(result: Result)
 
 
 def test_json(result: Result) -> None:
-    written = json.loads(json.dumps(result.to_json(), allow_nan=False))
-    assert written["sentences"] == len(TEXTS)
-    assert written["seconds"].keys() == {"eager", "dense", "engine"}
-    for layer in written["layers"]:
+    figures = json.loads(json.dumps(result.to_json(), allow_nan=False))
+    assert figures["sentences"] == len(TEXTS)
+    assert figures["seconds"].keys() == {"eager", "dense", "engine"}
+    assert figures["transformer"]["identical"] is True
+    assert figures["transformer"]["seconds"].keys() == {"original", "dense", "engine"}
+    assert figures["transformer"]["calls"].keys() == {"few", "many", "dense"}
+    for layer in figures["layers"]:
         keys = {"name", "active", "candidates", "dense_us", "sparse_us", "calls"}
         assert keys <= layer.keys()
         assert layer["calls"].keys() == {"few", "many", "dense"}
+
+
+def test_second_act(result: Result) -> None:
+    act = result.transformer
+    assert act.identical
+    assert act.texts["original"] == result.texts["eager"]
+    assert act.seconds["original"] == result.seconds["eager"]
+    assert len(act.texts["engine"]) == len(TEXTS)
+    # One call a layer for each batch's encoder, and one for each step: of one token a sentence.
+    marked = result.texts["eager"]
+    steps = max(map(len, marked[:2])) + 1 + len(marked[2]) + 1
+    assert sum(act.calls.values()) == 4 * 2 + 4 * steps
+    assert act.calls["few"] >= 4 * (steps - 4)  # after <s>, a layer may have too many active
+
+
+@pytest.mark.parametrize("name", ["dense", "engine"])
+def test_one_text_that_differs_is_not_identical(result: Result, name: str) -> None:
+    texts = result.transformer.texts
+    other = replace(result.transformer, texts=texts | {name: [*texts[name][:-1], "Пора!"]})
+    assert not other.identical
+    assert not replace(result, transformer=other).unchanged
+
+
+def test_the_cached_accentor_takes_batches_and_has_weights_of_its_own(
+    result: Result, accentor: Any
+) -> None:
+    before = deepcopy(accentor.model.state_dict())
+    cached = Cached(accentor)
+    assert cached(TEXTS, batch_size=2) == result.texts["eager"]
+    assert cached([], batch_size=2) == []
+    with torch.no_grad():
+        cached.model.output_proj.bias[accentor.vocab["'"]] = -torch.inf
+    assert "'" not in "".join(cached(TEXTS, batch_size=3))
+    assert all(torch.equal(before[name], w) for name, w in accentor.model.state_dict().items())
+
+
+def test_written_is_what_the_package_writes(accentor: Any) -> None:
+    vocab = accentor.vocab
+    a, b, end = vocab["а"], vocab["'"], vocab["</s>"]
+    for ids in ([a, b, end, a], [vocab["<s>"], a, vocab["<pad>"], b, vocab["<unk>"]], [end], [a]):
+        assert written(accentor, ids) == accentor._tensor_to_text(torch.tensor(ids))
 
 
 def test_active_is_what_torch_counts(result: Result, accentor: Any) -> None:

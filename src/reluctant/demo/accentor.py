@@ -5,8 +5,10 @@ Eduard Emkuzhev. Its weights are in its package: nothing is downloaded.
 """
 
 import io
+from collections.abc import Sequence
 from contextlib import redirect_stdout
 from importlib.resources import files
+from itertools import takewhile
 from typing import Any
 
 import torch
@@ -17,7 +19,7 @@ from reluctant.errors import ReluctantError
 LENGTH = 256  # positions of the encoder: every text is padded to that many, without a mask
 
 # The package has no types; what is used of it is `accentor(texts, batch_size=) -> texts`,
-# `.model` (embed, transformer, output_proj), `.vocab` and `.clear_cache()`.
+# `.model` (embed, transformer, output_proj), `.vocab`, `.idx2char` and `.clear_cache()`.
 Accentor = Any
 
 
@@ -67,6 +69,14 @@ def target(accentor: Accentor, text: str) -> Tensor:
     """The decoder's input when the answer is known already: token ids (1, characters + 1)."""
     vocab = accentor.vocab
     return torch.tensor([[vocab["<s>"], *_characters(vocab, text)]])
+
+
+def written(accentor: Accentor, ids: Sequence[int]) -> str:
+    """The text of decoded token ids, up to the end of it: what the package makes of them."""
+    vocab = accentor.vocab
+    silent = (vocab["<pad>"], vocab["<s>"])
+    text = takewhile(lambda i: i != vocab["</s>"], ids)
+    return "".join(accentor.idx2char[i] for i in text if i not in silent)
 
 
 def teacher_forced(accentor: Accentor, text: str, answer: str) -> Tensor:

@@ -1,6 +1,6 @@
-"""The demo: one trained model three ways, side by side."""
+"""The demo: one trained model three ways, and in our own Transformer, side by side."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from math import isfinite
@@ -10,7 +10,8 @@ import torch
 
 import reluctant
 from reluctant.demo.accentor import load
-from reluctant.demo.decode import decode
+from reluctant.demo.cached import Cached, SecondAct
+from reluctant.demo.decode import Decoded, decode
 from reluctant.demo.layers import Layer, measure, record_inputs, side, typical_tokens
 from reluctant.demo.logits import Forced, compare, largest_difference
 from reluctant.engine import Engine
@@ -34,6 +35,7 @@ class Result:
         forced: logits of the same answers against those of the model in float64.
         layers: the feed-forward layers, in the model's order.
         seconds: "eager", "dense", "engine".
+        transformer: the same weights and sentences through `reluctant.transformer`.
         batch_size: sentences decoded together.
         threads: of torch, during the run.
     """
@@ -44,6 +46,7 @@ class Result:
     forced: Forced
     layers: list[Layer]
     seconds: dict[str, float]
+    transformer: SecondAct
     batch_size: int
     threads: int
 
@@ -55,7 +58,7 @@ class Result:
     @property
     def unchanged(self) -> bool:
         """Whether the model's answers did not change: same texts, logits as true as before."""
-        return self.identical and self.as_true
+        return self.identical and self.as_true and self.transformer.identical
 
     @property
     def as_true(self) -> bool:
@@ -92,6 +95,11 @@ class Result:
                 for layer in self.layers
             ],
             "seconds": self.seconds,
+            "transformer": {
+                "identical": self.transformer.identical,
+                "seconds": self.transformer.seconds,
+                "calls": self.transformer.calls,
+            },
             "logit_error": {
                 name: {key: _finite(value) for key, value in asdict(error).items()}
                 for name, error in (("eager", self.forced.eager), ("engine", self.forced.engine))
@@ -113,6 +121,8 @@ def run_demo(
 ) -> Result:
     """Put stress marks on the texts three times, and look at each feed-forward layer.
 
+    In turns with these three, the same weights decode the same texts through `Transformer`'s cache.
+
     Args:
         texts: Russian sentences of at most 200 characters.
         batch_size: sentences decoded together.
@@ -130,15 +140,18 @@ def run_demo(
         accentors = {name: load() for name in ("eager", "dense", "engine")}
         dense = _engines(reluctant.optimize(accentors["dense"].model, way="dense"))
         free = _engines(reluctant.optimize(accentors["engine"].model))
+        cached = {name: Cached(accentors["eager"]) for name in ("dense", "engine")}
+        reluctant.optimize(cached["dense"].model.transformer, way="dense")
+        ours = _engines(reluctant.optimize(cached["engine"].model.transformer))
 
         batches = [list(texts[i : i + batch_size]) for i in range(0, len(texts), batch_size)]
-        decode(accentors, batches[:1])  # compiles what has to be compiled
-        before = {name: dict(engine.calls) for name, engine in free.items()}
-        decoded = decode(accentors, batches, on_batch)
-        calls = {
-            name: {way: count - before[name][way] for way, count in engine.calls.items()}
-            for name, engine in free.items()
-        }
+        everyone = accentors | {f"cached {name}": each for name, each in cached.items()}
+        decode(everyone, batches[:1])  # compiles what has to be compiled
+        for engine in (*free.values(), *ours.values()):
+            engine.calls.update(dict.fromkeys(engine.calls, 0))
+        decoded = decode(everyone, batches, on_batch)
+        calls = {name: dict(engine.calls) for name, engine in free.items()}
+        second_act = _second_act(decoded, list(ours.values()))
 
         logits = {name: each.logits for name, each in decoded.items()}
         answers = decoded["eager"].texts
@@ -160,14 +173,15 @@ def run_demo(
             for name, engine in free.items()
         ]
         return Result(
-            texts={name: each.texts for name, each in decoded.items()},
+            texts={name: decoded[name].texts for name in accentors},
             max_logit_diff=_max(
                 largest_difference(logits["eager"], logits["engine"]), forced.apart
             ),
             dense_logit_diff=largest_difference(logits["eager"], logits["dense"]),
             forced=forced,
             layers=layers,
-            seconds={name: each.seconds for name, each in decoded.items()},
+            seconds={name: decoded[name].seconds for name in accentors},
+            transformer=second_act,
             batch_size=batch_size,
             threads=torch.get_num_threads(),
         )
@@ -176,6 +190,15 @@ def run_demo(
 def _engines(report: Report) -> dict[str, Engine]:
     """Name of the layer -> its engine."""
     return {entry.name: entry.engine for entry in report.swapped if entry.engine is not None}
+
+
+def _second_act(decoded: Mapping[str, Decoded], engines: Sequence[Engine]) -> SecondAct:
+    ways = {"original": "eager", "dense": "cached dense", "engine": "cached engine"}
+    return SecondAct(
+        texts={name: decoded[way].texts for name, way in ways.items()},
+        seconds={name: decoded[way].seconds for name, way in ways.items()},
+        calls={way: sum(engine.calls[way] for engine in engines) for way in engines[0].calls},
+    )
 
 
 def _max(*values: float) -> float:
