@@ -141,6 +141,17 @@ def test_a_layer_changed_later_computes_what_it_became(change: str) -> None:
     same(layer(drawn(3, D)), twin(drawn(3, D)))
 
 
+def test_a_part_replaced_is_served_by_a_new_engine() -> None:
+    layer, twin, calls = pair(Own())
+    fresh = nn.Linear(D, D_FF)
+    layer.up = twin.up = fresh
+    same(layer(drawn(3, D)), twin(drawn(3, D)))
+    (entry,) = optimize(layer).swapped
+    assert entry.reason == ""
+    same(layer(drawn(3, D)), twin(drawn(3, D)))
+    assert (calls(), sum(entry.engine.calls.values())) == (0, 1)
+
+
 def test_a_class_patched_later(monkeypatch: pytest.MonkeyPatch) -> None:
     layer, twin, _ = pair(Own())
     same(layer(drawn(3, D)), twin(drawn(3, D)))

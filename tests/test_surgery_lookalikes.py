@@ -76,6 +76,7 @@ def test_a_look_alike_is_left_as_it_was(reason: str) -> None:
     (entry,) = report.untouched
     assert entry.name == "no"
     assert reason in entry.reason
+    assert (entry.d_model, entry.d_ff) in {(None, None), (D, D_FF), (D, 4)}
     assert [e.name for e in report.swapped] == ["yes"]
     assert type(layer) is cls
     assert layer.__dict__ == held
