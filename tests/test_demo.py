@@ -101,7 +101,8 @@ def test_second_act(result: Result) -> None:
     marked = result.texts["eager"]
     steps = max(map(len, marked[:2])) + 1 + len(marked[2]) + 1
     assert sum(act.calls.values()) == 4 * 2 + 4 * steps
-    assert act.calls["few"] >= 4 * (steps - 4)  # after <s>, a layer may have too many active
+    sparse = act.calls["few"] + act.calls["many"]
+    assert sparse >= 4 * (steps - 4)  # after <s>, a layer may have too many active
 
 
 @pytest.mark.parametrize("name", ["dense", "engine"])

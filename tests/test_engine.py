@@ -12,6 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
+from reluctant import engine
 from reluctant.activations import names, resolve, thresholded_relu
 from reluctant.engine import Engine
 from reluctant.errors import ReluctantError
@@ -42,8 +43,13 @@ class Layer(nn.Module):
 
 
 @pytest.fixture(autouse=True)
-def _seed():
+def _seed(monkeypatch):
     torch.manual_seed(0)
+    # Small layers are as good as large ones here; by themselves they would not choose "few".
+    monkeypatch.setattr(engine, "FEW_WEIGHTS", 0)
+    monkeypatch.setattr(engine, "FEW_TOKENS", few.MAX_TOKENS)
+    monkeypatch.setattr(engine, "FEW_LIMIT", (0.9,) * (few.MAX_TOKENS + 1))
+    monkeypatch.setattr(engine, "MANY_LIMIT", 0.3)
 
 
 def close(a, b):
@@ -115,6 +121,16 @@ def test_autocast_is_torchs():
         y = layer.engine(x)
         assert y.dtype == torch.bfloat16
         torch.testing.assert_close(y, layer(x))
+
+
+def test_small_layers_take_the_dense_first_product(monkeypatch):
+    monkeypatch.undo()
+    assert len(engine.FEW_LIMIT) > engine.FEW_TOKENS
+    for d_ff, tokens, way in ((1024, 1, "many"), (4096, 1, "few"), (4096, 13, "many")):
+        layer, x = Layer(256, d_ff, shift=-2.0), torch.randn(tokens, 256)
+        with torch.no_grad():
+            close(layer.engine(x), layer(x))
+        assert layer.engine.calls[way] == 1
 
 
 def test_a_dense_layer_is_served_densely():

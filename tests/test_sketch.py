@@ -176,6 +176,17 @@ def test_tiny_and_huge_are_never_certified(scale, length):
     assert candidates(sketch_of(keys), keys, np.full(4, -1, np.float32), x).all()
 
 
+@pytest.mark.parametrize("in_integers", [False, True])
+def test_products_that_overflow_and_cancel_are_candidates(in_integers):
+    """inf - inf is NaN in the dense way, though z itself is finite and negative."""
+    keys = np.array([[2.0**64, -(2.0**64)]], np.float32)
+    x = np.array([[2.0**64, 2.0**64 * (1 + 2.0**-10)]], np.float32)
+    bias = np.zeros(1, np.float32)
+    assert -(2.0**126) < exact(keys[0], x[0], bias[0]) < -(2.0**110)
+    assert any(np.isnan(z) for z in evaluations(keys[0], x[0], bias[0]))
+    assert candidates(sketch_of(keys), keys, bias, x, in_integers=in_integers).all()
+
+
 def test_a_nan_in_the_bias_is_a_candidate():
     keys, x = np.ones((4, 8), np.float32), -np.ones((1, 8), np.float32)
     bias = np.array([0, np.nan, -np.inf, np.inf], np.float32)

@@ -20,7 +20,7 @@ from reluctant.activations import Activation, resolve
 _POINTWISE: Callable[..., Tensor] | None = getattr(torch.ops.mkldnn, "_linear_pointwise", None)
 
 # Below this many rows of x, MKL's matrix-vector products are the faster ones.
-_FUSED_FROM = 8
+_FUSED_FROM = 16
 
 # Activations that oneDNN applies as it goes, and that keep NaN: attribute, scalars, algorithm.
 _FUSED: dict[Callable[..., Any], tuple[str, list[float], str]] = {

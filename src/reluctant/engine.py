@@ -17,9 +17,12 @@ from reluctant.sketch import sketch_bytes
 
 WAYS = ("auto", "dense", "few", "many")
 
-# From measurements (docs/log.md): shares above which the dense way is faster.
-FEW_LIMIT = (1.0, 0.9, 0.6, *[0.4] * 2, *[0.3] * 4, *[0.25] * 8)  # candidates, by tokens
-MANY_LIMIT = 0.25  # active neurons
+# Where the ways cross, from measurements (docs/log.md, 2026-11-21).
+FEW_WEIGHTS = 3 * 2**18  # of W1: smaller ones stay in the caches, where a dense first product wins
+FEW_TOKENS = 12
+# Shares above which a way is slower than the next one: candidates, by tokens; active neurons.
+FEW_LIMIT = (1.0, 0.6, 0.4, *[0.25] * 2, *[0.13] * 4, *[0.1] * 8)
+MANY_LIMIT = 0.16
 _NEVER = 2.0  # no share is above it
 
 
@@ -141,17 +144,18 @@ class Engine:
                 f"{tuple(x.shape)} {x.dtype}"
             )
         way, ready = self._choose(x)
-        if ready is not None:
+        if ready is None:
+            y = self._dense(x)
+        else:
             rows = x.detach() if x.requires_grad else x
             if x.dim() != 2 or not x.is_contiguous():
                 rows = rows.reshape(-1, d_model).contiguous()
-            out = torch.empty_like(rows)
-            run = self._run_few if way == "few" else self._run_many
-            if run(rows, out, ready):
-                self.calls[way] += 1
-                return out if x.dim() == 2 else out.view(x.shape)
-        self.calls["dense"] += 1
-        return self._dense(x)
+            y = torch.empty_like(rows)
+            if way == "many" or not self._run_few(rows, y, ready):
+                way, y = self._run_many(rows, y, ready)
+            y = y if x.dim() == 2 else y.view(x.shape)
+        self.calls[way] += 1
+        return y
 
     def _choose(self, x: Tensor) -> tuple[str, Prepared | None]:
         """The way, from this call alone, and what a sparse way reads."""
@@ -166,7 +170,8 @@ class Engine:
             return "dense", None
         way = self._way
         if way == "auto":
-            way = "few" if tokens <= few.MAX_TOKENS else "many"
+            is_few = tokens <= FEW_TOKENS and self.neurons.keys.numel() >= FEW_WEIGHTS
+            way = "few" if is_few else "many"
         ready = self._prepare(with_sketch=way == "few")
         return (way, ready) if ready.sparse else ("dense", None)
 
@@ -177,7 +182,7 @@ class Engine:
         return dense.feed_forward(x, (w1, b1), (w2, b2), self.activation, pair)
 
     def _run_few(self, rows: Tensor, out: Tensor, ready: Prepared) -> bool:
-        """False where the dense way should serve: too many candidates, or weights with a NaN."""
+        """False where the next way should serve: too many candidates, or weights with a NaN."""
         tokens, totals = rows.shape[0], np.zeros(2, np.int64)
         limit = _NEVER if self._way == "few" else FEW_LIMIT[min(tokens, few.MAX_TOKENS)]
         if tokens <= few.MAX_TOKENS:
@@ -212,12 +217,16 @@ class Engine:
             ready = self._prepare(with_sketch=True)
         return False
 
-    def _run_many(self, rows: Tensor, out: Tensor, ready: Prepared) -> bool:
-        z = dense.linear(rows, *self.neurons.tensors()[:2])
+    def _run_many(self, rows: Tensor, out: Tensor, ready: Prepared) -> tuple[str, Tensor]:
+        """The first product densely; the second sparsely or, for a crowded call, densely."""
+        w1, b1, w2, b2 = self.neurons.tensors()
+        z = dense.linear(rows, w1, b1)
         limit = _NEVER if self._way == "many" else MANY_LIMIT
         threads = threads_for(z.nbytes)
         found = many.combine(z.numpy(), *ready.many, limit, out.numpy(), threads, POOL)
-        return bool(found >= 0)
+        if found >= 0:
+            return "many", out
+        return "dense", dense.linear(self.activation(z), w2, b2)
 
     def _prepare(self, *, with_sketch: bool = False) -> Prepared:
         self._prepared = prepare(

@@ -34,7 +34,7 @@ _unregistered: dict[str, Activation] = {}
 
 def enlist(server: Server) -> Tensor:
     """A handle for this engine: a tensor, so that graphs take it as an input, not as a constant."""
-    handle = torch.zeros(1)
+    handle = torch.zeros(1, device="cpu")
     _servers[handle.data_ptr()] = server
     return handle
 

@@ -38,7 +38,7 @@ def prepare(
             return known
     else:
         known = None
-    with _one_at_a_time, torch.no_grad():
+    with _one_at_a_time, torch.inference_mode(False), torch.no_grad():
         known = known or _views(neurons, activation)
         return _sketched(known, neurons, activation) if with_sketch and known.sparse else known
 

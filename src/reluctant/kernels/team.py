@@ -20,7 +20,7 @@ from numba.extending import intrinsic
 
 from reluctant.kernels.vector import I8, I32, I64
 
-_SMALL = 1 << 18  # bytes read: below, a parallel region costs more than it saves
+_SMALL = 1 << 19  # bytes read: below, a parallel region costs more than it saves
 _SMALL_ELSEWHERE = 1 << 21  # on a thread that may have to start a pool of its own
 
 _POINTER = I8.as_pointer()
