@@ -83,8 +83,8 @@ def candidates(sketch: Sketch, keys, bias, x, threshold=0.0, slack=None, in_inte
     slack = sketch.slack if slack is None else slack
     rule = few.Rule(threshold, RELU, slack, in_integers, False, 0)
     layer = layer_of(sketch, keys, bias)
-    tokens = sums.Tokens(*sums.take_tokens(x, sketch.q.shape[1], sketch.max_norm, in_integers))
-    found = np.empty((len(x), len(sketch.q)))
+    tokens = sums.Tokens(*sums.take_tokens(x, sketch.rows.shape[1], sketch.max_norm, in_integers))
+    found = np.empty((len(x), len(sketch.rows)))
     if in_integers:
         sums.integer_sums(0, len(keys), tokens, sketch.q, sketch.row_sum, found)
     else:

@@ -21,7 +21,7 @@ def sketch_of(keys):
 
 
 def norms_of(sketch, keys):
-    own = sketch.scale[:, None].astype(np.float64) * sketch.q[: len(keys), : keys.shape[1]]
+    own = sketch.scale[:, None].astype(np.float64) * sketch.rows[: len(keys), : keys.shape[1]]
     wide = keys.astype(np.float64)
     return np.stack([np.linalg.norm(m, axis=1) for m in (wide - own, own, wide)], axis=1)
 
@@ -75,7 +75,7 @@ def layers(draw):
     x = np.array(draw(st.lists(entry, min_size=d, max_size=d)), np.float32)[None]
     if draw(st.booleans()):  # along a residual, where Cauchy-Schwarz is an equality
         sketch = sketch_of(keys)
-        own = sketch.scale[0].astype(np.float64) * sketch.q[0, :d]
+        own = sketch.scale[0].astype(np.float64) * sketch.rows[0, :d]
         residual = (keys[0] - own).astype(np.float32)
         x = residual[None] * np.float32(draw(st.sampled_from([1.0, -1.0, 1024.0])))
     # A bias that all but cancels the product, where the signs hang by a rounding error.
@@ -212,7 +212,7 @@ def test_the_residuals_term_covers_x_along_the_residual():
     rng = np.random.default_rng(1)
     keys = rng.standard_normal((64, 32)).astype(np.float32)
     sketch = sketch_of(keys)
-    own = sketch.scale[:, None].astype(np.float64) * sketch.q[: len(keys), :32]
+    own = sketch.scale[:, None].astype(np.float64) * sketch.rows[: len(keys), :32]
     x = (keys - own).astype(np.float32)
     length = np.linalg.norm(x.astype(np.float64), axis=1)
     bias = (-(own * x).sum(1) / 1 - 0.995 * length * norms_of(sketch, keys)[:, 0]).astype(
@@ -229,7 +229,7 @@ def test_the_residuals_term_covers_x_along_the_residual():
 def test_the_sketchs_rounding_term_covers_a_sequential_sum():
     keys, x = stair(256)
     sketch = sketch_of(keys)
-    q = sketch.q[:, :256].astype(np.float32)
+    q = sketch.rows[:, :256].astype(np.float32)
     sums = [float(z) for z in evaluations(q[0], x[0], np.float32(0))]
     error = max(abs(s - float(exact(q[0], x[0], 0))) for s in sums) * float(sketch.scale[0])
     _, rounding, _ = radius_terms(norms_of(sketch, keys), 256)[0]
@@ -284,7 +284,7 @@ def test_underflow_is_why_tiny_rows_are_never_certified(scale):
     # As the design first had it: s >= 2^-100.
     q, s, norms = np.zeros((1, 64), np.int8), np.empty(1, np.float32), np.empty((1, 3))
     quantise(keys, 2.0**-100, q, s, norms, 1, POOL)
-    looser = replace(sketch_of(keys), q=q, scale=s, radius=radius_of(radius_terms(norms, 5)))
+    looser = replace(sketch_of(keys), scale=s, radius=radius_of(radius_terms(norms, 5)))
     length = np.array([np.linalg.norm(x[0].astype(np.float64))])
     assert length[0] >= 2.0**-60
     e = float(s[0]) * float(q[0, :5].astype(np.float64) @ x[0].astype(np.float64))
@@ -315,12 +315,12 @@ def test_the_integer_pass_is_exact(seed, d_ff, d):
     keys = rng.standard_normal((d_ff, d)).astype(np.float32)
     x = (rng.standard_normal((3, d)) * 10.0 ** rng.integers(-6, 6)).astype(np.float32)
     sketch = sketch_of(keys)
-    tokens = sums.Tokens(*sums.take_tokens(x, sketch.q.shape[1], sketch.max_norm, True))
-    found = np.empty((3, len(sketch.q)))
+    tokens = sums.Tokens(*sums.take_tokens(x, sketch.rows.shape[1], sketch.max_norm, True))
+    found = np.empty((3, len(sketch.rows)))
     sums.integer_sums(0, d_ff, tokens, sketch.q, sketch.row_sum, found)
     number = tokens.planes[::2].astype(np.int64) * 256 + tokens.planes[1::2] - 2**15
     assert (number[:, d:] == -(2**15)).all()
-    expected = tokens.step[:, None] * (number[:, :d] @ sketch.q[:d_ff, :d].T.astype(np.int64))
+    expected = tokens.step[:, None] * (number[:, :d] @ sketch.rows[:d_ff, :d].T.astype(np.int64))
     assert (found[:, :d_ff] == expected).all()
     loss = np.linalg.norm(x - tokens.step[:, None] * number[:, :d], axis=1)
     assert (loss <= tokens.loss).all()

@@ -54,12 +54,11 @@ from reluctant.errors import ReluctantError
 from reluctant.kernels import integer, sums
 from reluctant.kernels.quantise import quantise
 from reluctant.kernels.team import POOL, threads_for
+from reluctant.kernels.vector import GROUP, TILE
 
 UNIT = 2.0**-24
 TINIEST_SCALE = 2.0**-40
 LONGEST = 2**22
-PADDING = 64  # columns: whole cache lines, so that the int8 loops have no tail
-GROUP = 4  # rows, likewise
 _PROBES = 32
 
 
@@ -90,7 +89,8 @@ def radius_of(terms: npt.NDArray[np.float64]) -> npt.NDArray[np.float32]:
 class Sketch:
     """int8 copy of the rows that feed the activation, with what the bound needs.
 
-    q: (d_ff padded to 4, d_model padded to 64) int8, zeros in the padding;
+    q: (d_ff / 4, d_model / 64, 4, 64) int8, both rounded up, zeros in the padding: tiles of four
+    rows and 64 columns, in the order in which the kernel reads them (`rows` puts them straight);
     scale, radius: (d_ff,) float32; own_norm: (d_ff,) float32, ||k^|| rounded up; row_sum: (d_ff,)
     int64, the sums of q's rows; max_norm: the largest ||k||; slack: gamma_{d+8}, the share of |b|
     in the bound; probe_at: flat positions of a few weights; probe: what stood there when the
@@ -115,7 +115,7 @@ class Sketch:
         0 * inf = NaN there, which skipping would hide.
 
         >>> sketch = Sketch.of(torch.tensor([[127.0, -64.0, 0.0]]))
-        >>> sketch.q[0, :3], sketch.scale
+        >>> sketch.rows[0, :3], sketch.scale
         (array([127, -64,   0], dtype=int8), array([1.], dtype=float32))
         """
         if keys.dim() != 2 or keys.dtype != torch.float32 or keys.device.type != "cpu":
@@ -127,7 +127,8 @@ class Sketch:
         if d >= LONGEST:
             raise ReluctantError(f"the proof holds for d_model < {LONGEST}; got {d}")
         rows = keys.detach().contiguous().numpy()
-        q = np.zeros((-(-d_ff // GROUP) * GROUP, -(-d // PADDING) * PADDING), np.int8)
+        groups, tiles = -(-d_ff // GROUP), -(-d // TILE)
+        q = np.zeros((groups * GROUP, tiles * TILE), np.int8)
         scale = np.empty(d_ff, np.float32)
         norms = np.empty((d_ff, 3), np.float64)
         quantise(rows, TINIEST_SCALE, q, scale, norms, threads_for(rows.nbytes), POOL)
@@ -142,7 +143,7 @@ class Sketch:
         # rewrites these.
         at = np.linspace(0, rows.size - 1, min(_PROBES, rows.size)).astype(np.int64)
         return Sketch(
-            q=q,
+            q=q.reshape(groups, GROUP, tiles, TILE).transpose(0, 2, 1, 3).copy(),
             scale=scale,
             radius=radius,
             own_norm=radius_of(norms[:, 1:2]),
@@ -154,9 +155,15 @@ class Sketch:
         )
 
     @property
+    def rows(self) -> npt.NDArray[np.int8]:
+        """q as a matrix: (d_ff, d_model), each padded. A copy, for looking."""
+        groups, tiles = self.q.shape[:2]
+        return self.q.transpose(0, 2, 1, 3).reshape(groups * GROUP, tiles * TILE)
+
+    @property
     def in_integers(self) -> bool:
         """Whether the integer pass serves it on this machine."""
-        return sums.INTEGER and self.q.shape[1] <= integer.LONGEST
+        return sums.INTEGER and self.q.shape[1] * TILE <= integer.LONGEST
 
 
 def sketch_bytes(d_ff: int, d_model: int) -> int:
@@ -165,4 +172,4 @@ def sketch_bytes(d_ff: int, d_model: int) -> int:
     >>> sketch_bytes(2048, 512) / (2 * 4 * 2048 * 512)  # of the layer's float32 weights
     0.1298828125
     """
-    return -(-d_ff // GROUP) * GROUP * (-(-d_model // PADDING) * PADDING) + 20 * d_ff
+    return -(-d_ff // GROUP) * GROUP * (-(-d_model // TILE) * TILE) + 20 * d_ff

@@ -20,7 +20,7 @@ from reluctant.kernels.activate import activate, is_active
 from reluctant.kernels.rows import CHUNK, add_list
 from reluctant.kernels.sums import Tokens, float_sums, integer_sums, take_tokens
 from reluctant.kernels.team import spread
-from reluctant.kernels.vector import dot
+from reluctant.kernels.vector import GROUP, TILE, key_dot
 from reluctant.kernels.watch import probes_changed, row_changed
 
 MAX_TOKENS = 16
@@ -33,13 +33,11 @@ DONE, DENSE, STALE = 0, 1, 2
 
 _STRICT: dict[str, Any] = {"nogil": True, "cache": True, "error_model": "numpy"}
 
-_key_dot = dot(1, 1, 8, integer=False)
-
 
 class Layer(NamedTuple):
     """What the kernel reads: the sketch, and views of the weights themselves.
 
-    q: (d_ff padded to 4, d_model padded to 64) int8; scale, radius, own_norm, bias: (d_ff,)
+    q: (d_ff / 4, d_model / 64, 4, 64) int8, both rounded up; scale, radius, own_norm, bias: (d_ff,)
     float32; row_sum: (d_ff,) int64; keys, values: (d_ff, d_model) float32; value_bias: (d_model,)
     float32; probe_at: (p,) int64 flat positions in keys; probe: (p,) float32, what stood there.
     """
@@ -110,7 +108,7 @@ def _confirm(lo: int, m: int, tokens: Any, sums: Any, layer: Any, rule: Any, ind
     at = lo
     for p in range(count):
         i = index[lo + p]
-        z = _key_dot(layer.keys, i, tokens.x, m, d)[0] + layer.bias[i]
+        z = key_dot(layer.keys, i, tokens.x, m, d) + layer.bias[i]
         e, room = _estimate(i, sums[i], layer, rule, tokens.norm[m], tokens.loss[m])
         stale |= (abs(np.float64(z) - e) > room) & (abs(e) < HUGE)
         if is_active(rule.code, rule.threshold, z):
@@ -242,9 +240,9 @@ def run(
     rule = Rule(threshold, code, slack, in_integers, everything, turn)
     if probes_changed(layer):
         return STALE
-    tokens = Tokens(*take_tokens(x, q.shape[1], max_norm, in_integers))
+    tokens = Tokens(*take_tokens(x, q.shape[1] * TILE, max_norm, in_integers))
     d_ff = keys.shape[0]
-    scratch = _scratch(x.shape[0], d_ff, q.shape[0])
+    scratch = _scratch(x.shape[0], d_ff, q.shape[0] * GROUP)
     _, _, _, active, active_h, found, counts = scratch
     size = _block_size(d_ff)
     spread(_share_blocks, pool, threads, (size, tokens, layer, rule, scratch, limit))

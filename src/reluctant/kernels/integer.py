@@ -15,11 +15,10 @@ from numba import types
 from numba.core import cgutils
 from numba.extending import intrinsic
 
-from reluctant.kernels.vector import I32, I64, Emitter
+from reluctant.kernels.vector import GROUP, I32, I64, TILE, Emitter
 
 LONGEST = 2**16  # 127 * 255 * d stays below 2^31
 
-_BYTES = 64
 _SUMS = ir.VectorType(I32, 16)
 
 
@@ -32,22 +31,23 @@ def available() -> bool:
     return bool(binding.get_host_cpu_features().get("avx512vnni", False))
 
 
-def byte_dot(rows: int, tokens: int) -> Any:
-    """An intrinsic `f(q, i, planes, m, d)`: int64 products of rows i.. of q with tokens m.. of x.
+def byte_dot(tokens: int) -> Any:
+    """An intrinsic `f(q, g, planes, m, d)`: int64 products of group g's rows with tokens m.. of x.
 
-    q: (n, d) int8; planes: (2 * tokens, d) uint8, of each token the high bytes, then the low ones;
-    d: a multiple of 64. Gives rows * tokens numbers sum_j q_j (256 high_j + low_j), row by row.
+    q: (groups, d / 64, 4, 64) int8; planes: (2 * tokens, d) uint8, of each token the high bytes,
+    then the low ones; d: a multiple of 64. Gives 4 * tokens numbers sum_j q_j (256 high_j + low_j),
+    row by row. The groups' layout is that of `vector.tile_dot`.
     """
 
     @intrinsic
-    def kernel(_: Any, q: Any, i: Any, planes: Any, m: Any, d: Any) -> Any:
+    def kernel(_: Any, q: Any, g: Any, planes: Any, m: Any, d: Any) -> Any:
         count = 2 * tokens
-        result = types.UniTuple(types.int64, rows * tokens)
+        result = types.UniTuple(types.int64, GROUP * tokens)
 
         def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
             e = Emitter(context, builder, signature, args)
-            (q_data, q_width), (x_data, x_width) = e.array(0), e.array(2)
-            q_rows = [e.row(q_data, q_width, args[1], r) for r in range(rows)]
+            x_data, x_width = e.array(2)
+            group = e.row(e.array(0)[0], e.b.mul(args[4], I64(GROUP)), args[1])
             first = e.b.shl(args[3], I64(1))
             x_rows = [e.row(x_data, x_width, first, k) for k in range(count)]
             kind = ir.FunctionType(_SUMS, [_SUMS, _SUMS, _SUMS])
@@ -58,21 +58,19 @@ def byte_dot(rows: int, tokens: int) -> Any:
                 at = e.b.bitcast(e.b.gep(pointer, [j]), _SUMS.as_pointer())
                 return e.b.load(at, align=1)
 
-            def body(j: Any, sums: list[Any]) -> list[Any]:
+            def tile(j: Any, sums: list[Any]) -> list[Any]:
                 columns = [load(p, j) for p in x_rows]
-                for r in range(rows):
-                    weights = load(q_rows[r], j)
+                for r in range(GROUP):
+                    weights = load(group, e.b.add(e.b.mul(j, I64(GROUP)), I64(r * TILE)))
                     for k in range(count):
                         at = r * count + k
                         sums[at] = e.b.call(product, [sums[at], columns[k], weights])
                 return sums
 
-            zeros = [ir.Constant(_SUMS, [0] * 16)] * (rows * count)
-            _, *sums = e.loop(I64(0), args[4], _BYTES, zeros, body)
-            kind = ir.FunctionType(I32, [_SUMS])
-            add_up = cgutils.get_or_insert_function(
-                e.b.module, kind, "llvm.vector.reduce.add.v16i32"
-            )
+            zeros = [ir.Constant(_SUMS, [0] * 16)] * (GROUP * count)
+            _, *sums = e.loop(I64(0), args[4], TILE, zeros, tile)
+            kind, name = ir.FunctionType(I32, [_SUMS]), "llvm.vector.reduce.add.v16i32"
+            add_up = cgutils.get_or_insert_function(e.b.module, kind, name)
             totals = [e.b.sext(e.b.call(add_up, [s]), I64) for s in sums]
             pairs = zip(totals[::2], totals[1::2], strict=True)
             joined = [e.b.add(e.b.shl(high, I64(8)), low) for high, low in pairs]

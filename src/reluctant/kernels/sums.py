@@ -7,7 +7,7 @@ import numpy.typing as npt
 from numba import njit
 
 from reluctant.kernels import integer
-from reluctant.kernels.vector import dot
+from reluctant.kernels.vector import GROUP, TILE, tile_dot
 
 TINY_NORM = 2.0**-40  # nothing is certified for an ||x|| below this: underflow
 HUGE_PRODUCT = 2.0**125  # nor for ||x|| max ||k|| from here on: overflow
@@ -16,36 +16,34 @@ _ROOM = 1.0 + 2.0**-40  # rounds a float64 norm up, generously
 
 _STRICT: dict[str, Any] = {"nogil": True, "cache": True, "error_model": "numpy"}
 
-_float_4x1 = dot(4, 1, 4, integer=True)
-_float_4x2 = dot(4, 2, 2, integer=True)
-_float_4x4 = dot(4, 4, 1, integer=True)
+_float_1, _float_2, _float_4 = tile_dot(1), tile_dot(2), tile_dot(4)
 
 INTEGER = integer.available()
 
 if INTEGER:
-    _bytes_4x1, _bytes_4x2 = integer.byte_dot(4, 1), integer.byte_dot(4, 2)
+    _bytes_1, _bytes_2 = integer.byte_dot(1), integer.byte_dot(2)
 else:  # never chosen by the engine: there so that the same tests run everywhere
 
     @njit(**_STRICT)
-    def _bytes_one(q: Any, i: int, planes: Any, m: int, d: int) -> Any:
+    def _bytes_one(q: Any, g: int, r: int, planes: Any, m: int, d: int) -> Any:
         total = np.int64(0)
         for j in range(d):
             x = 256 * np.int64(planes[2 * m, j]) + np.int64(planes[2 * m + 1, j])
-            total += np.int64(q[i, j]) * x
+            total += np.int64(q[g, j // TILE, r, j % TILE]) * x
         return total
 
     @njit(**_STRICT)
-    def _bytes_4x1(q: Any, i: int, planes: Any, m: int, d: int) -> Any:
+    def _bytes_1(q: Any, g: int, planes: Any, m: int, d: int) -> Any:
         return (
-            _bytes_one(q, i, planes, m, d),
-            _bytes_one(q, i + 1, planes, m, d),
-            _bytes_one(q, i + 2, planes, m, d),
-            _bytes_one(q, i + 3, planes, m, d),
+            _bytes_one(q, g, 0, planes, m, d),
+            _bytes_one(q, g, 1, planes, m, d),
+            _bytes_one(q, g, 2, planes, m, d),
+            _bytes_one(q, g, 3, planes, m, d),
         )
 
     @njit(**_STRICT)
-    def _bytes_4x2(q: Any, i: int, planes: Any, m: int, d: int) -> Any:
-        a, b = _bytes_4x1(q, i, planes, m, d), _bytes_4x1(q, i, planes, m + 1, d)
+    def _bytes_2(q: Any, g: int, planes: Any, m: int, d: int) -> Any:
+        a, b = _bytes_1(q, g, planes, m, d), _bytes_1(q, g, planes, m + 1, d)
         return a[0], b[0], a[1], b[1], a[2], b[2], a[3], b[3]
 
 
@@ -123,27 +121,27 @@ def take_tokens(x: Any, padded_d: int, max_norm: float, in_integers: bool) -> An
 def float_sums(lo: int, hi: int, tokens: Any, q: Any, sums: Any) -> None:
     """sums[m, i] = <q_i, x_m> for neurons lo..hi, in float32.
 
-    Four rows a pass, so that x is read a fourth as often; up to four tokens, so that a row is
-    widened to float32 once for all of them. q has rows up to the next multiple of four, sums
-    columns.
+    Up to four tokens a pass, so that a row is widened to float32 once for all of them. lo is a
+    multiple of four; q has rows, and sums columns, up to the next multiple after hi.
     """
-    x, count, d = tokens.x, tokens.x.shape[0], q.shape[1]
-    for i in range(lo, hi, 4):
+    x, count, d = tokens.x, tokens.x.shape[0], q.shape[1] * TILE
+    for i in range(lo, hi, GROUP):
+        g = i // GROUP
         m = 0
         while m + 4 <= count:
-            four = _float_4x4(q, i, x, m, d)
+            four = _float_4(q, g, x, m, d)
             for r in range(4):
                 for t in range(4):
                     sums[m + t, i + r] = four[4 * r + t]
             m += 4
         if m + 2 <= count:
-            two = _float_4x2(q, i, x, m, d)
+            two = _float_2(q, g, x, m, d)
             for r in range(4):
                 for t in range(2):
                     sums[m + t, i + r] = two[2 * r + t]
             m += 2
         if m < count:
-            one = _float_4x1(q, i, x, m, d)
+            one = _float_1(q, g, x, m, d)
             for r in range(4):
                 sums[m, i + r] = one[r]
 
@@ -154,17 +152,18 @@ def integer_sums(lo: int, hi: int, tokens: Any, q: Any, row_sum: Any, sums: Any)
 
     row_sum: (d_ff,) int64, the rows' own sums, which take the middle of the 16 bits back out.
     """
-    planes, step, count, d = tokens.planes, tokens.step, tokens.x.shape[0], q.shape[1]
-    for i in range(lo, hi, 4):
+    planes, step, count, d = tokens.planes, tokens.step, tokens.x.shape[0], q.shape[1] * TILE
+    for i in range(lo, hi, GROUP):
+        g = i // GROUP
         m = 0
         while m + 2 <= count:
-            two = _bytes_4x2(q, i, planes, m, d)
+            two = _bytes_2(q, g, planes, m, d)
             for r in range(4):
                 for t in range(2):
                     sums[m + t, i + r] = two[2 * r + t]
             m += 2
         if m < count:
-            one = _bytes_4x1(q, i, planes, m, d)
+            one = _bytes_1(q, g, planes, m, d)
             for r in range(4):
                 sums[m, i + r] = one[r]
     # The products are below 2^47: float64 has held them exactly so far.

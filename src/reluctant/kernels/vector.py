@@ -97,64 +97,91 @@ class Emitter:
         return [j, *phis]
 
 
-def dot(rows: int, tokens: int, unroll: int, *, integer: bool) -> Any:
-    """An intrinsic `f(w, i, x, m, d)`: the products of rows i.. of w with tokens m.. of x.
+TILE = 64  # columns of a tile of the sketch: a cache line of each of its rows
+GROUP = 4  # rows of a tile
 
-    w: (n, >= d) int8 or float32; x: (m, >= d) float32. Gives rows * tokens float32, row by row.
-    `unroll` steps of 16 run side by side, each with its own accumulators, so that the additions'
-    latency does not set the pace; several rows a pass let one reading of x serve them all.
+
+def tile_dot(tokens: int) -> Any:
+    """An intrinsic `f(q, g, x, m, d)`: products of the four rows of group g with tokens m.. of x.
+
+    q: (groups, d / 64, 4, 64) int8; x: (m, d) float32; d: a multiple of 64. Gives 4 * tokens
+    float32, row by row. Four rows a pass, so that one reading of x serves them all; in tiles, so
+    that a group is one stretch of memory, as the processor's prefetcher likes it; and in 16 sums
+    side by side, so that the additions' latency does not set the pace.
     """
+    chains = 4 // tokens
 
     @intrinsic
-    def kernel(_: Any, w: Any, i: Any, x: Any, m: Any, d: Any) -> Any:
-        count = rows * tokens
+    def kernel(_: Any, q: Any, g: Any, x: Any, m: Any, d: Any) -> Any:
+        count = GROUP * tokens
         result = types.UniTuple(types.float32, count)
 
         def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
             e = Emitter(context, builder, signature, args)
-            (w_data, w_width), (x_data, x_width) = e.array(0), e.array(2)
-            d_value = args[4]
-            w_rows = [e.row(w_data, w_width, args[1], r) for r in range(rows)]
+            x_data, x_width = e.array(2)
+            group = e.row(e.array(0)[0], e.b.mul(args[4], I64(GROUP)), args[1])
             x_rows = [e.row(x_data, x_width, args[3], t) for t in range(tokens)]
 
-            def step(j: Any, sums: list[Any], u: int, offset: int) -> list[Any]:
-                at = e.b.add(j, I64(offset))
-                columns = [e.load(p, at) for p in x_rows]
-                for r in range(rows):
-                    weights = e.load(w_rows[r], at, integer)
-                    for t in range(tokens):
-                        k = u * count + r * tokens + t
-                        sums[k] = e.fma(weights, columns[t], sums[k])
+            def tile(j: Any, sums: list[Any]) -> list[Any]:
+                for u in range(TILE // LANES):
+                    at = e.b.add(j, I64(u * LANES))
+                    columns = [e.load(p, at) for p in x_rows]
+                    for r in range(GROUP):
+                        offset = I64(r * TILE + u * LANES)
+                        place = e.b.add(e.b.mul(j, I64(GROUP)), offset)
+                        weights = e.load(group, place, integer=True)
+                        for t in range(tokens):
+                            k = (u % chains) * count + r * tokens + t
+                            sums[k] = e.fma(weights, columns[t], sums[k])
                 return sums
 
-            def wide(j: Any, sums: list[Any]) -> list[Any]:
-                for u in range(unroll):
-                    sums = step(j, sums, u, u * LANES)
-                return sums
-
-            def tail(j: Any, sums: list[Any]) -> list[Any]:
-                for r in range(rows):
-                    weight = e.b.load(e.b.gep(w_rows[r], [j]))
-                    weight = e.b.sitofp(weight, _F32) if integer else weight
-                    for t in range(tokens):
-                        k = r * tokens + t
-                        column = e.b.load(e.b.gep(x_rows[t], [j]))
-                        sums[k] = e.fma(weight, column, sums[k])
-                return sums
-
-            j, *sums = e.loop(I64(0), d_value, unroll * LANES, [_ZEROS] * count * unroll, wide)
-            if unroll > 1:
-                j, *sums = e.loop(j, d_value, LANES, sums, lambda j, s: step(j, s, 0, 0))
-            for u in range(1, unroll):
+            _, *sums = e.loop(I64(0), args[4], TILE, [_ZEROS] * count * chains, tile)
+            for c in range(1, chains):
                 for k in range(count):
-                    sums[k] = e.b.fadd(sums[k], sums[u * count + k])
-            totals = [e.total(v) for v in sums[:count]]
-            _, *totals = e.loop(j, d_value, 1, totals, tail)
-            return context.make_tuple(builder, result, totals)
+                    sums[k] = e.b.fadd(sums[k], sums[c * count + k])
+            return context.make_tuple(builder, result, [e.total(v) for v in sums[:count]])
 
-        return result(w, types.intp, x, types.intp, types.intp), generate
+        return result(q, types.intp, x, types.intp, types.intp), generate
 
     return kernel
+
+
+_CHAINS = 8
+
+
+@intrinsic
+def key_dot(_: Any, keys: Any, i: Any, x: Any, m: Any, d: Any) -> Any:
+    """The product of keys[i, :d] and x[m, :d], float32: eight vectors of sums, then the rest.
+
+    keys: (n, d) float32; x: (m, >= d) float32.
+    """
+
+    def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        e = Emitter(context, builder, signature, args)
+        key, column = (e.row(*e.array(k), args[k + 1]) for k in (0, 2))
+
+        def step(j: Any, sums: list[Any], count: int) -> list[Any]:
+            for u in range(count):
+                at = e.b.add(j, I64(u * LANES))
+                sums[u] = e.fma(e.load(key, at), e.load(column, at), sums[u])
+            return sums
+
+        def single(j: Any, sums: list[Any]) -> list[Any]:
+            return [e.fma(e.b.load(e.b.gep(key, [j])), e.b.load(e.b.gep(column, [j])), sums[0])]
+
+        start, d_value = I64(0), args[4]
+        j, *sums = e.loop(
+            start, d_value, _CHAINS * LANES, [_ZEROS] * _CHAINS, lambda j, s: step(j, s, _CHAINS)
+        )
+        j, *sums = e.loop(j, d_value, LANES, sums, lambda j, s: step(j, s, 1))
+        while len(sums) > 1:
+            half = len(sums) // 2
+            sums = [e.b.fadd(a, b) for a, b in zip(sums[:half], sums[half:], strict=True)]
+        _, total = e.loop(j, d_value, 1, [e.total(sums[0])], single)
+        return total
+
+    n = types.intp
+    return types.float32(keys, n, x, n, n), generate
 
 
 def add_rows(vectors: int) -> Any:
