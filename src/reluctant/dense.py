@@ -19,8 +19,10 @@ from reluctant.activations import Activation, resolve
 
 _POINTWISE: Callable[..., Tensor] | None = getattr(torch.ops.mkldnn, "_linear_pointwise", None)
 
-# Below this many rows of x, MKL's matrix-vector products are the faster ones.
-_FUSED_FROM = 16
+# Below this many rows of x, and for weights this small, MKL is the faster one: oneDNN packs the
+# weights again in each call.
+_FUSED_ROWS = 16
+_FUSED_WEIGHTS = 2**19
 
 # Activations that oneDNN applies as it goes, and that keep NaN: attribute, scalars, algorithm.
 _FUSED: dict[Callable[..., Any], tuple[str, list[float], str]] = {
@@ -36,7 +38,8 @@ def _fusable(x: Tensor, weight: Tensor) -> bool:
         _POINTWISE is not None
         and x.dtype == weight.dtype == torch.float32
         and x.device.type == weight.device.type == "cpu"
-        and x.numel() // max(x.shape[-1], 1) >= _FUSED_FROM
+        and x.numel() // max(x.shape[-1], 1) >= _FUSED_ROWS
+        and weight.numel() >= _FUSED_WEIGHTS
         and bool(torch.backends.mkldnn.enabled)
         and not torch.is_autocast_enabled("cpu")
         and not (torch.is_grad_enabled() and (x.requires_grad or weight.requires_grad))
