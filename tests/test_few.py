@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from drawn import ACTIVATIONS, drawn, kernel, reference, shapes
 from reluctant.kernels import few
-from reluctant.kernels.codes import RELU
+from reluctant.kernels.codes import HARDSWISH, RELU
 from reluctant.kernels.team import POOL
 
 
@@ -89,6 +89,19 @@ def test_what_is_not_finite_shows_as_in_the_dense_way(code, threshold, bad):
     for kind in (np.isnan, np.isposinf, np.isneginf):
         assert (kind(out) == kind(expected)).all()
     assert np.isfinite(out[[0, 2]]).all()
+
+
+@pytest.mark.parametrize(("code", "threshold"), ACTIVATIONS)
+def test_minus_infinity_alone(code, threshold):
+    """Every z is -inf: zero for all but hardswish, where torch has NaN."""
+    keys, bias, values, value_bias, x = drawn(5, 64, 256, 3)
+    keys[:, 7] = np.abs(keys[:, 7]) + np.float32(0.1)
+    x[1, 7] = -np.inf
+    layer = keys, bias, values, value_bias
+    _, out, _ = kernel(1, layer, x, code=code, threshold=threshold)
+    assert np.isnan(out[1]).all() == (code == HARDSWISH)
+    if code != HARDSWISH:
+        assert (out[1] == value_bias).all()
 
 
 def test_the_error_is_that_of_torch():

@@ -187,6 +187,15 @@ def test_products_that_overflow_and_cancel_are_candidates(in_integers):
     assert candidates(sketch_of(keys), keys, bias, x, in_integers=in_integers).all()
 
 
+@pytest.mark.parametrize("in_integers", [False, True])
+def test_a_z_that_may_be_minus_infinity_is_a_candidate(in_integers):
+    """Harmless for ReLU, but hardswish(-inf) is NaN."""
+    keys, x = np.array([[2.0**62]], np.float32), np.array([[-(2.0**62)]], np.float32)
+    bias = np.array([-3.4e38], np.float32)
+    assert any(np.isneginf(z) for z in evaluations(keys[0], x[0], bias[0]))
+    assert candidates(sketch_of(keys), keys, bias, x, -3.0, in_integers=in_integers).all()
+
+
 def test_a_nan_in_the_bias_is_a_candidate():
     keys, x = np.ones((4, 8), np.float32), -np.ones((1, 8), np.float32)
     bias = np.array([0, np.nan, -np.inf, np.inf], np.float32)
