@@ -235,6 +235,13 @@ def bias_only(layer):
     layer.down.bias.data += 1
 
 
+def strided_bias(layer):
+    layer.up.bias = nn.Parameter(torch.randn(512)[::2])
+    with torch.no_grad():
+        layer.engine(torch.randn(1, 64))
+        layer.up.bias.data.add_(3)
+
+
 def one_row(layer):
     with torch.no_grad():
         layer.up.weight[17] *= -30
@@ -243,7 +250,7 @@ def one_row(layer):
 @pytest.mark.parametrize(
     "change",
     [fused_step, plain_step, data_write, numpy_write, load, load_assign, ema_swap, merged_adapter,
-     swapped_data, replaced_parameter, there_and_back, bias_only, one_row],
+     swapped_data, replaced_parameter, there_and_back, bias_only, strided_bias, one_row],
 )  # fmt: skip
 @pytest.mark.parametrize("tokens", [1, 5, 40])
 def test_the_call_after_a_change_is_right(change, tokens):

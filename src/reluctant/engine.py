@@ -199,7 +199,6 @@ class Engine:
         ready: Prepared,
         limit: float,
         totals: Any,
-        everything: bool = False,
     ) -> bool:
         """One call of the kernel; a second if it finds that the weights have left the sketch."""
         for _ in range(2):
@@ -208,7 +207,7 @@ class Engine:
             self._turn += 1
             threads = threads_for(ready.sketch.q.nbytes * (1 + rows.shape[0] // 4))
             status = few.run(
-                *(rows.numpy(), *ready.few, limit, everything, self._turn),
+                *(rows.numpy(), *ready.few, limit, False, self._turn),
                 *(out.numpy(), totals, threads, POOL),
             )
             if status != few.STALE:

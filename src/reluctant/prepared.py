@@ -50,14 +50,15 @@ def _views(neurons: Neurons, activation: Activation) -> Prepared:
         activation.kernel != NONE
         and neurons.gate is None
         and all(t.dtype == torch.float32 and t.device.type == "cpu" for t in present)
-        and w1.is_contiguous()
+        # Views, not copies: a write to a bias is to be seen at once.
+        and all(t.is_contiguous() for t in (w1, b1, b2) if t is not None)
         and finite(w2)  # skipping a zero would hide 0 * inf = NaN
     ):
         return Prepared(neurons.stamp(), sparse=False)
     neurons.lay_out()
     keys, values = neurons.keys.detach(), neurons.values.detach()
-    bias = torch.zeros(neurons.d_ff) if b1 is None else b1.detach().contiguous()
-    value_bias = torch.zeros(neurons.d_model) if b2 is None else b2.detach().contiguous()
+    bias = torch.zeros(neurons.d_ff) if b1 is None else b1.detach()
+    value_bias = torch.zeros(neurons.d_model) if b2 is None else b2.detach()
     rows = tuple(t.numpy() for t in (keys, bias, values, value_bias))
     many = (_threshold(activation), activation.kernel, *rows[2:])
     return Prepared(neurons.stamp(), sparse=True, rows=rows, many=many)
