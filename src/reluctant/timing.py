@@ -25,7 +25,8 @@ def interleaved(
         calls: name -> function; it is given a number that rises with every call, to choose
             another input each time.
         rounds: in each one every way has one turn; who begins rotates.
-        settle: seconds at the start of a turn that are not timed (at least one call).
+        settle: seconds at the start of a turn that are not timed (at least one call; 0: none, for
+            calls so long that their start does not matter).
         turn: seconds of each turn that are timed (at least one call).
         on_round: called after each round.
 
@@ -51,7 +52,8 @@ def interleaved(
     for number in range(rounds):
         first = number % len(names)
         for name in names[first:] + names[:first]:
-            run(name, settle)
+            if settle > 0:
+                run(name, settle)
             times[name] += run(name, turn)
         on_round()
     return {name: median(taken) for name, taken in times.items()}

@@ -4,6 +4,7 @@ import io
 from dataclasses import dataclass
 
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 from reluctant.engine import Engine
@@ -55,7 +56,7 @@ class Report:
                 sizes = ("" if n is None else str(n) for n in (entry.d_model, entry.d_ff))
                 name = entry.name or "(the model itself)"
                 says = what if not entry.reason else f"{what}: {entry.reason}"
-                table.add_row(name, entry.activation or "", *sizes, says)
+                table.add_row(escape(name), escape(entry.activation or ""), *sizes, escape(says))
         return table
 
     def _caption(self) -> str:
