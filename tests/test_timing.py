@@ -26,3 +26,9 @@ def test_ways_take_turns_begin_in_turn_and_get_rising_numbers() -> None:
     assert rounds_done == [6, 12, 18, 24]
     assert seconds.keys() == {*"abc"}
     assert all(value > 0 for value in seconds.values())
+
+
+def test_long_calls_need_not_settle() -> None:
+    seen: list[int] = []
+    interleaved({"a": seen.append}, rounds=3, settle=None, turn=0.0)
+    assert seen == [1, 2, 3]

@@ -15,7 +15,7 @@ def interleaved(
     calls: Mapping[str, Callable[[int], object]],
     *,
     rounds: int,
-    settle: float = 0.02,
+    settle: float | None = 0.02,
     turn: float = 0.02,
     on_round: Callable[[], object] = lambda: None,
 ) -> dict[str, float]:
@@ -25,8 +25,8 @@ def interleaved(
         calls: name -> function; it is given a number that rises with every call, to choose
             another input each time.
         rounds: in each one every way has one turn; who begins rotates.
-        settle: seconds at the start of a turn that are not timed (at least one call; 0: none, for
-            calls so long that their start does not matter).
+        settle: seconds at the start of a turn that are not timed (at least one call); None: no such
+            call, for calls so long that their start does not matter.
         turn: seconds of each turn that are timed (at least one call).
         on_round: called after each round.
 
@@ -52,7 +52,7 @@ def interleaved(
     for number in range(rounds):
         first = number % len(names)
         for name in names[first:] + names[:first]:
-            if settle > 0:
+            if settle is not None:
                 run(name, settle)
             times[name] += run(name, turn)
         on_round()

@@ -187,7 +187,7 @@ def _time(
         each(0)
     once = perf_counter() - start
     rounds = int(min(max(seconds / 2 / once, LEAST_ROUNDS), MOST_ROUNDS))
-    spent = interleaved(calls, rounds=rounds, settle=0.0 if once > 3.0 else 0.02)
+    spent = interleaved(calls, rounds=rounds, settle=None if once > 3.0 else 0.02)
     shares = {
         way: profile(
             models[way], models["engine"], report, partial(calls[way], 0), least=min(seconds, 0.5)
