@@ -1,135 +1,281 @@
 """The benchmark measures the right thing; how fast it is, no test says."""
 
 import json
+from collections.abc import Sequence
 from typing import Any
 
 import pytest
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
+from reluctant.bench import Cell, Shape, grid, limits, measure, peers, run_bench
 from reluctant.bench import layer as drawn
-from reluctant.bench import limits, peers, run_bench
-from reluctant.bench.run import TOLERANCE
+from reluctant.bench.peers.peer import Peer, to_int8
 from reluctant.errors import ReluctantError
+from reluctant.feedforward import FeedForward
 
-PHASES = {"decode": 1, "many": 40}
+TINY = Shape(32, 128)
+QUICK_TO_BUILD = ("oneDNN", "ONNX Runtime", "OpenVINO", "ONNX Runtime int8")
 
 
 @pytest.fixture(autouse=True)
 def small(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(limits, "MEMORY_BYTES", 2**16)
     monkeypatch.setattr(limits, "PEAK_SIZE", 64)
-    monkeypatch.setattr("reluctant.bench.run.SETTLE", 0.001)
+    monkeypatch.setattr(measure, "SETTLE", 0.001)
+    monkeypatch.setattr(measure, "TURN", 0.001)
+    monkeypatch.setattr("reluctant.bench.peers.onnx_runtime.SPINS", 0.0)
 
 
-def truth(up: nn.Linear, down: nn.Linear, x: Tensor) -> Tensor:
-    double = nn.Sequential(up, nn.ReLU(), down)
-    weights = {name: value.double() for name, value in double.state_dict().items()}
-    return torch.func.functional_call(double, weights, x.double())
+def layer_of(activation: str = "relu", gated: bool = False, **sizes: Any) -> FeedForward:
+    layer = drawn.draw(
+        *(sizes.get("d_model", 48), sizes.get("d_ff", 160), 0.2),
+        torch.Generator().manual_seed(4),
+        activation=activation,
+        gated=gated,
+        dtype=sizes.get("dtype", torch.float32),
+    )
+    return layer.requires_grad_(False)
 
 
+def truth(layer: FeedForward, x: Tensor) -> Tensor:
+    weights = {name: value.double() for name, value in layer.state_dict().items()}
+    return torch.func.functional_call(layer, weights, x.double())
+
+
+@pytest.mark.parametrize("gated", [False, True])
+@pytest.mark.parametrize("activation", ["relu", "gelu"])
 @pytest.mark.parametrize("d_ff", [96, drawn.CHUNK + 32])
-def test_the_reference_is_the_layer_in_float64(d_ff: int) -> None:
-    layer = drawn.draw(24, d_ff, 0.1, torch.Generator().manual_seed(1))
+def test_the_reference_is_the_layer_in_float64(d_ff: int, activation: str, gated: bool) -> None:
+    layer = layer_of(activation, gated, d_model=24, d_ff=d_ff)
     x = torch.randn(5, 24)
-    with torch.no_grad():
-        expected = truth(layer.up, layer.down, x)
-        assert drawn.relative_error(drawn.reference(layer, x), expected) < 1e-14
-        assert drawn.relative_error(expected.float() * 1.01, expected) == pytest.approx(
-            0.01, rel=1e-3
-        )
+    expected = truth(layer, x)
+    assert drawn.relative_error(drawn.reference(layer, x), expected) < 1e-14
+    off = drawn.relative_error(expected * 1.01, expected)
+    assert off == pytest.approx(0.01, rel=1e-9)
 
 
-@pytest.mark.parametrize("active", [0.02, 0.3])
-def test_the_layer_has_the_density_that_was_asked_for(active: float) -> None:
-    layer = drawn.draw(64, 2048, active, torch.Generator().manual_seed(2))
-    z = layer.up(torch.randn(256, 64, generator=torch.Generator().manual_seed(3)))
-    assert float((z > 0).float().mean()) == pytest.approx(active, rel=0.1)
+@pytest.mark.parametrize("gated", [False, True])
+@pytest.mark.parametrize("density", [0.02, 0.3])
+def test_the_layer_has_the_density_that_was_asked_for(density: float, gated: bool) -> None:
+    layer = drawn.draw(64, 2048, density, torch.Generator().manual_seed(2), gated=gated)
+    x = torch.randn(256, 64, generator=torch.Generator().manual_seed(3))
+    z = (layer.gate or layer.up)(x)
+    assert float((z > 0).float().mean()) == pytest.approx(density, rel=0.1)
+    assert torch.equal(drawn.fired(layer, x), z.double() > 0)
 
 
-@pytest.mark.parametrize("name", peers.OPTIONAL)
-@pytest.mark.parametrize("tokens", [1, 7])
-def test_a_peer_computes_the_layer_in_float32(name: str, tokens: int) -> None:
-    module = name.lower().replace(" ", "")
-    if module != "onednn":
-        pytest.importorskip(module)
+@pytest.mark.parametrize(("rows", "group"), [(7, None), (7, 16)])
+def test_int8_weights_are_within_half_a_step(rows: int, group: int | None) -> None:
+    weight = torch.randn(rows, 48)
+    q, scale = to_int8(weight, group)
+    assert scale.shape == (rows, 1 if group is None else 3)
+    steps = scale.repeat_interleave(48 // scale.shape[1], 1)
+    assert float(((q.float() * steps - weight) / steps).abs().max()) <= 0.5 + 1e-3
+
+
+def installed(name: str) -> None:
+    if name.startswith(("ONNX", "Open")):
+        pytest.importorskip("openvino" if name.startswith("Open") else "onnxruntime")
         pytest.importorskip("onnx")
-    layer = drawn.draw(48, 160, 0.2, torch.Generator().manual_seed(4))
-    first, second = torch.randn(2, tokens, 48)
+
+
+CASES = [("relu", False), ("gelu", False), ("relu", True)]
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("name", [name for name in peers.BUILDERS if name != "compile"])
+def test_a_peer_computes_the_layers(name: str, dtype: torch.dtype) -> None:
+    installed(name)
+    for (activation, gated), tokens in zip(CASES, (1, 7, 7), strict=True):
+        layer = layer_of(activation, gated, dtype=dtype)
+        other = layer_of(activation, gated, dtype=dtype)
+        other.up.bias.add_(0.5)  # each layer of a rotation has to be its own
+        first, second = torch.randn(2, tokens, 48).to(dtype)
+        with torch.inference_mode():
+            built, missing = peers.build([layer, other], tokens, [name])
+        assert not missing
+        if len(built) == 1:
+            assert dtype == torch.bfloat16
+            assert name in ("ONNX Runtime", "OpenVINO bf16")
+            continue
+        peer = built[1]
+        assert peer.exact == (name in peers.EXACT)
+        most = 0.08 if not peer.exact else 2e-6 if dtype == torch.float32 else 1e-2
+        for i, each in enumerate((layer, other)):
+            for x in (first, second):
+                y = peer.answer(i, x)
+                assert y.shape == x.shape
+                error = drawn.relative_error(y, truth(each, x))
+                assert error < most
+                assert peer.exact or error > 1e-4  # else it would be no approximation
+
+
+def test_the_compiled_peer_holds_its_layers_apart() -> None:
+    layers = [layer_of(), layer_of()]
+    layers[1].up.bias.add_(0.5)
+    x = torch.randn(3, 48)
     with torch.inference_mode():
-        peer = peers.OPTIONAL[name](layer.up, layer.down, tokens)
-        wrapped = [peer.wrap(first), peer.wrap(second)]
-        for x, native in zip((first, second), wrapped, strict=True):
-            y = peer.unwrap(peer.call(native))
-            assert y.shape == x.shape
-            assert drawn.relative_error(y, truth(layer.up, layer.down, x)) < 2e-6
+        built, missing = peers.build(layers, 3, ["compile"])
+        if missing:
+            pytest.skip(missing["compile"])  # no C++ compiler
+        for i, layer in enumerate(layers):
+            assert drawn.relative_error(built[1].answer(i, x), truth(layer, x)) < 2e-6
+    torch._dynamo.reset()
 
 
 def test_rows() -> None:
-    rounds: list[None] = []
+    seen: list[float] = []
+    cells = grid.choose(shapes=[TINY], tokens=[1, 3, 40], densities=[0.1], states=("cold", "warm"))
     result = run_bench(
-        shapes=[(32, 128), (48, 96)],
-        phases=PHASES,
-        active=0.1,
-        rounds=2,
-        on_round=lambda: rounds.append(None),
+        cells, rounds=2, names=QUICK_TO_BUILD, on_progress=lambda what, done: seen.append(done)
     )
-    assert len(rounds) == 2 * 4
+    assert seen == sorted(seen)
+    assert seen[-1] == 3
     assert result.agree
     written = json.loads(json.dumps(result.to_json(), allow_nan=False))
-    assert [(r["phase"], r["tokens"], r["d_model"], r["d_ff"]) for r in written["rows"]] == [
-        ("decode", 1, 32, 128),
-        ("many", 40, 32, 128),
-        ("decode", 1, 48, 96),
-        ("many", 40, 48, 96),
+    assert [(r["phase"], r["tokens"], r["cold"]) for r in written["rows"]] == [
+        (phase, n, cold)
+        for phase, n in (("decode", 1), ("few", 3), ("many", 40))
+        for cold in (True, False)
     ]
     for row in written["rows"]:
-        assert row["dtype"] == "float32"
+        assert (row["d_model"], row["d_ff"], row["gated"]) == (32, 128, False)
+        assert (row["layers"] > 1) == row["cold"]
         assert 0 < row["active"] <= row["candidates"] <= 1
+        exact = {n: t for n, t in row["peers"].items() if n not in row["approximate"]}
+        assert row["ratio_best"] == pytest.approx(min(exact.values()) / row["ours_us"])
+        assert exact[row["best"]] == min(exact.values())
         assert row["ratio_eager"] == pytest.approx(row["peers"]["eager"] / row["ours_us"])
-        assert row["ratio_best"] == pytest.approx(min(row["peers"].values()) / row["ours_us"])
+        rough = [row["peers"][n] for n in row["approximate"]]
+        assert (row["ratio_int8"] is None) == (not rough)
+        if rough:
+            assert row["ratio_int8"] == pytest.approx(min(rough) / row["ours_us"])
+        assert row["errors"].keys() == {"ours", *row["peers"]}
         assert row["limit_share"] == pytest.approx(row["achieved"] / row["limit"])
         assert sum(row["ways"].values()) >= 2 * 2
 
 
-def test_what_the_rows_say_was_read() -> None:
-    (row,) = run_bench(shapes=[(32, 128)], phases={"decode": 1}, active=0.1, rounds=1).rows
-    sketch, keys_and_values = 32 * 128, 4 * 32 * 128 * (row.candidates + row.active)
-    assert row.achieved * row.ours_us * 1e-6 == pytest.approx(sketch + keys_and_values)
+@pytest.mark.parametrize(("shape", "dtype", "activation"), [
+    (Shape(32, 96, gated=True), "float32", "relu"),
+    (TINY, "bfloat16", "relu"),
+    (TINY, "float32", "gelu"),
+])  # fmt: skip
+def test_rows_of_other_layers(shape: Shape, dtype: str, activation: str) -> None:
+    cells = [Cell("few", 3, shape, dtype, activation=activation)]
+    result = run_bench(cells, rounds=1, names=["oneDNN"])
+    assert result.agree
+    for row in result.rows:
+        assert (row.gated, row.dtype, row.activation) == (shape.gated, dtype, activation)
+        assert row.tolerance == pytest.approx(
+            1.5 * row.errors["eager"] if dtype == "bfloat16" else measure.TOLERANCE
+        )
 
 
-def bfloat16(up: nn.Linear, down: nn.Linear, tokens: int) -> peers.Peer:
-    def call(x: Tensor) -> Any:
-        return x.new_zeros(x.shape) + down(up(x).relu()).bfloat16()
+def test_real_layers() -> None:
+    pytest.importorskip("ruaccent")
+    (row,) = run_bench([grid.real()[1]], rounds=1, names=[]).rows
+    assert (row.layers, row.tokens, row.d_model, row.d_ff) == (8, 8, 256, 1024)
+    assert 0.01 < row.active < 0.1
+    assert row.errors["ours"] < 1e-5
 
-    return peers.Peer("sloppy", call)
+
+def test_a_model_that_is_missing_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
+    def absent() -> Any:
+        raise ReluctantError("not here")
+
+    monkeypatch.setattr("reluctant.bench.real.layers", absent)
+    result = run_bench([*grid.real()[:1], Cell("decode", 1, TINY)], rounds=1, names=[])
+    assert list(result.skipped.values()) == ["not here"]
+    assert len(result.rows) == 2
 
 
-def refused(up: nn.Linear, down: nn.Linear, tokens: int) -> peers.Peer:
+def test_what_the_rows_say_was_read(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(measure, "DEPTH", {"decode": (3, 3)})
+    sizes: list[int] = []
+    reading = limits.reading
+
+    def record(n_bytes: int) -> limits.Probe:
+        sizes.append(n_bytes)
+        return reading(n_bytes)
+
+    monkeypatch.setattr(limits, "reading", record)
+    # From d_model 1024 on, one token goes the few way.
+    rows = run_bench([Cell("decode", 1, Shape(1024, 1024))], rounds=1, names=[]).rows
+    x = measure._layers(Cell("decode", 1, Shape(1024, 1024)))
+    fired = float(drawn.fired(x[0][0], x[1][0][0]).float().mean())
+    for row in rows:
+        assert row.ways["few"] > 0
+        assert row.ways["many"] == row.ways["dense"] == 0
+        values, keys = fired, fired * row.candidates / row.active
+        read = row.achieved * row.ours_us * 1e-6
+        assert read == pytest.approx(1024 * 1024 * (1 + 4 * (values + keys)), abs=2)
+    assert [round(size / read) for size in sizes[1:]] == [3, 1]  # after that of the memory
+
+
+@pytest.mark.parametrize(("memory", "count"), [(2**40, 24), (None, 24), (2**28, 12), (1, 1)])
+def test_layers_to_go_round(
+    monkeypatch: pytest.MonkeyPatch, memory: int | None, count: int
+) -> None:
+    monkeypatch.setattr(measure, "last_level_cache", lambda: 300 * 2**20)
+    monkeypatch.setattr(measure, "available_memory", lambda: memory)
+    assert measure.rotation("decode", 2**20, contenders=10) == count
+
+
+def test_layers_to_go_round_leave_the_cache(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(measure, "available_memory", lambda: None)
+    monkeypatch.setattr(measure, "last_level_cache", lambda: 16 * 2**20)
+    assert measure.rotation("decode", 4 * 2**20) == 6  # 24 MB, 1.5 times the cache
+    assert measure.rotation("decode", 512 * 2**20) == 4
+
+
+def sloppy(layers: Sequence[FeedForward], tokens: int) -> Peer:
+    def call(x: Tensor) -> Tensor:
+        return layers[0](x).bfloat16()
+
+    return Peer("sloppy", [call] * len(layers))
+
+
+def rough(layers: Sequence[FeedForward], tokens: int) -> Peer:
+    return Peer("rough", [lambda x: 0.9 * layers[0](x)] * len(layers), exact=False)
+
+
+def refused(layers: Sequence[FeedForward], tokens: int) -> Peer:
     raise ImportError("No module named 'absent'")
 
 
-def test_a_peer_that_is_not_float32_is_no_rival(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(peers, "OPTIONAL", {"sloppy": bfloat16, "absent": refused})
-    # Whatever is fastest: the sloppy one must not count.
+def broken(layers: Sequence[FeedForward], tokens: int) -> Peer:
+    raise KeyError
+
+
+def test_a_peer_that_is_not_exact_is_no_rival(monkeypatch: pytest.MonkeyPatch) -> None:
+    builders = {"sloppy": sloppy, "rough": rough, "absent": refused, "broken": broken}
+    monkeypatch.setattr(peers, "BUILDERS", builders)
+    # Whatever is fastest: those that are wrong must not count.
     monkeypatch.setattr(
-        "reluctant.bench.run.interleaved",
-        lambda calls, **_: {**dict.fromkeys(calls, 1.0), "ours": 2.0, "eager": 8.0},
+        measure,
+        "interleaved",
+        lambda calls, **_: {**dict.fromkeys(calls, 1.0), "ours": 2.0, "eager": 8.0, "rough": 0.5},
     )
-    result = run_bench(shapes=[(32, 128)], phases={"decode": 1}, active=0.1, rounds=1)
+    cells = [Cell("decode", 1, TINY, states=("warm",))]
+    result = run_bench(cells, rounds=1, names=list(builders))
     (row,) = result.rows
     assert row.wrong == ["sloppy"]
-    assert row.errors["sloppy"] > 100 * TOLERANCE
-    assert row.ratio_best == 4.0
+    assert row.errors["sloppy"] > 100 * row.tolerance
+    assert row.errors["rough"] == pytest.approx(0.1, rel=1e-3)
+    assert (row.best, row.ratio_best, row.ratio_int8) == ("eager", 4.0, 0.25)
     assert not result.agree
-    assert row.missing == {"absent": "No module named 'absent': pip install 'reluctant[bench]'"}
+    assert row.missing == {
+        "absent": "No module named 'absent': pip install 'reluctant[bench]'",
+        "broken": "KeyError",
+    }
 
 
 def test_float32_is_in_force_and_put_back() -> None:
     before = torch.get_float32_matmul_precision()
     torch.set_float32_matmul_precision("medium")
     try:
-        result = run_bench(shapes=[(32, 64)], phases={"decode": 1}, rounds=1)
+        result = run_bench([Cell("decode", 1, TINY)], rounds=1, names=[])
         assert torch.get_float32_matmul_precision() == "medium"
     finally:
         torch.set_float32_matmul_precision(before)
@@ -137,7 +283,43 @@ def test_float32_is_in_force_and_put_back() -> None:
     assert result.agree
 
 
-@pytest.mark.parametrize("active", [0.0, 1.0, float("nan")])
-def test_density_has_to_be_a_share(active: float) -> None:
-    with pytest.raises(ReluctantError, match="between 0 and 1"):
-        run_bench(active=active)
+@pytest.mark.parametrize("text", ["1024", "1024/", "0/4", "1024/4096h", "a/b", "-1/4", "1e3/4"])
+def test_a_shape_that_is_none(text: str) -> None:
+    with pytest.raises(ReluctantError, match="expected a shape like 1024/4096"):
+        Shape.parse(text)
+
+
+def test_shapes_are_read_as_they_are_written() -> None:
+    for shape in grid.SHAPES:
+        assert Shape.parse(str(shape)) == shape
+
+
+@pytest.mark.parametrize(("picked", "message"), [
+    ({"densities": [0.0]}, "between 0 and 1"),
+    ({"densities": [1.0]}, "between 0 and 1"),
+    ({"densities": [float("nan")]}, "between 0 and 1"),
+    ({"tokens": [0]}, "tokens from 1"),
+    ({"phases": ["none"]}, "decode, few, many; got 'none'"),
+    ({"dtypes": ["float16"]}, "float32, bfloat16; got 'float16'"),
+    ({"states": ["hot"]}, "cold, warm"),
+    ({"activation": "silu"}, "relu, gelu"),
+])  # fmt: skip
+def test_what_cannot_be_picked(picked: dict[str, Any], message: str) -> None:
+    with pytest.raises(ReluctantError, match=message):
+        grid.choose(**picked)
+
+
+def test_nothing_to_measure_and_unknown_peers() -> None:
+    with pytest.raises(ReluctantError, match="nothing fits"):
+        run_bench(grid.choose(phases=["decode"], tokens=[8]))
+    with pytest.raises(ReluctantError, match="expected peers among"):
+        run_bench([Cell("decode", 1, TINY)], names=["mine"])
+
+
+def test_the_whole_grid_holds_what_it_should() -> None:
+    cells = grid.full()
+    relu = [c for c in cells if c.activation == "relu" and c.density is not None]
+    assert {c.tokens for c in relu} == {1, 2, 4, 8, 16, 64, 512, 2048}
+    assert len(relu) == 8 * 6 * 2 * 6  # tokens, shapes, dtypes, densities
+    assert all(c.states == ("cold", "warm") for c in relu)
+    assert {c.phase for c in cells if c.density is None} == {"decode", "few", "many"}

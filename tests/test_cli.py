@@ -227,7 +227,14 @@ def test_a_missing_extra_names_the_command_that_mends_it(monkeypatch: pytest.Mon
     [
         ["nothing"],
         ["demo", "--batch-size", "0"],
-        ["bench", "--active", "much"],
+        ["bench", "--rounds", "0"],
+        ["bench", "--densities", "much"],
+        ["bench", "--tokens", "1,x"],
+        ["bench", "--shapes", "1024"],
+        ["bench", "--phases", "decoding"],
+        ["bench", "--peers", "mine"],
+        ["bench", "--quick", "--full"],
+        ["bench", "--quick", "--shapes", "64/256"],
         ["bench", "--slow"],
     ],
 )
@@ -235,11 +242,30 @@ def test_bad_usage(arguments: list[str]) -> None:
     assert invoke(*arguments).exit_code == 2
 
 
-@pytest.mark.parametrize("active", ["0", "1", "-0.5", "nan"])
-def test_a_density_that_is_none(active: str) -> None:
-    result = invoke("bench", "--active", active)
+@pytest.mark.parametrize("percent", ["0", "100", "-0.5", "nan"])
+def test_a_density_that_is_none(percent: str) -> None:
+    result = invoke("bench", "--densities", percent)
     assert result.exit_code == 2
     assert "between 0 and 1" in result.stderr
+
+
+def test_bench_measures_what_was_picked(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[Any] = []
+
+    def run(cells: Any, **options: Any) -> reluctant.bench.Result:
+        asked.append((cells, options))
+        return bench_result(3e-7)
+
+    monkeypatch.setattr(reluctant.bench, "run_bench", run)
+    arguments = ["--tokens", "1,8", "--shapes", "64/256g", "--densities", "2", "--states", "warm"]
+    result = invoke("bench", *arguments, "--peers", "oneDNN", "--rounds", "3")
+    assert result.exit_code == 0, result.output
+    cells, options = asked[0]
+    assert [(c.phase, c.tokens, c.shape.gated, c.density, c.states) for c in cells] == [
+        ("decode", 1, True, 0.02, ("warm",)),
+        ("few", 8, True, 0.02, ("warm",)),
+    ]
+    assert (options["names"], options["rounds"]) == (["oneDNN"], 3)
 
 
 def test_version() -> None:

@@ -1,5 +1,7 @@
 from itertools import groupby
 
+import pytest
+
 from reluctant.timing import interleaved
 
 
@@ -32,3 +34,30 @@ def test_long_calls_need_not_settle() -> None:
     seen: list[int] = []
     interleaved({"a": seen.append}, rounds=3, settle=None, turn=0.0)
     assert seen == [1, 2, 3]
+
+
+def test_a_turn_settles_for_a_whole_cycle() -> None:
+    seen: list[int] = []
+    interleaved({"a": seen.append}, rounds=2, settle=0.0, turn=0.0, cycle=5)
+    assert seen == list(range(1, 2 * (5 + 1) + 1))
+
+
+def test_no_round_is_begun_when_time_is_up_but_three_there_are() -> None:
+    rounds: list[None] = []
+    interleaved(
+        {"a": lambda number: None},
+        rounds=9,
+        settle=0.0,
+        turn=0.0,
+        budget=0.0,
+        on_round=lambda: rounds.append(None),
+    )
+    assert len(rounds) == 3
+
+
+def test_what_spins_is_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    slept: list[float] = []
+    monkeypatch.setattr("reluctant.timing.sleep", slept.append)
+    ways = {name: lambda number: None for name in "ab"}
+    interleaved(ways, rounds=2, settle=0.0, turn=0.0, rest={"b": 0.5})
+    assert sorted(slept) == [0.0, 0.0, 0.5, 0.5]

@@ -6,12 +6,12 @@ missing extra); 130, interrupted. Heavy imports stand inside the commands: help 
 
 import os
 import signal
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from importlib.metadata import version
 from pathlib import Path
 from types import FrameType
-from typing import Annotated, Literal, NoReturn
+from typing import Annotated, Any, Literal, NoReturn, TypeVar
 
 import typer
 from rich.console import Console
@@ -26,6 +26,8 @@ from rich.progress import (
 
 from reluctant.errors import ReluctantError
 from reluctant.files import check_writable, write_json
+
+T = TypeVar("T")
 
 FAILED, UNUSABLE, INTERRUPTED = 1, 2, 130
 
@@ -86,30 +88,69 @@ def demo(
 
 @app.command()
 def bench(
-    active: Annotated[
-        float, typer.Option(help="Density of the layers: the share of active neurons.")
-    ] = 0.04,
-    quick: Annotated[
-        bool, typer.Option("--quick", help="The two smaller layers, few repeats.")
-    ] = False,
+    phases: Annotated[
+        str, typer.Option(metavar="NAMES", help="decode (1 token), few (2-16), many (more).")
+    ] = "",
+    shapes: Annotated[
+        str, typer.Option(metavar="SHAPES", help="As 1024/4096,1024/2816g (g: gated).")
+    ] = "",
+    dtypes: Annotated[str, typer.Option(metavar="NAMES", help="float32,bfloat16.")] = "",
+    densities: Annotated[
+        str, typer.Option(metavar="PERCENT", help="Shares of active neurons, as 1,4,32.")
+    ] = "",
+    tokens: Annotated[str, typer.Option(metavar="NUMBERS", help="Rows of x, as 1,8,512.")] = "",
+    states: Annotated[
+        str, typer.Option(metavar="NAMES", help="cold (a model's layers in turn), warm (one).")
+    ] = "",
+    activation: Annotated[str, typer.Option(help="relu, or gelu: the dense way.")] = "relu",
+    peers: Annotated[
+        str, typer.Option(metavar="NAMES", help="Some of the peers; none: eager only.")
+    ] = "",
+    real: Annotated[bool, typer.Option("--real", help="A trained model's layers only.")] = False,
+    rounds: Annotated[int, typer.Option(min=1, help="Turns of each implementation.")] = 7,
+    quick: Annotated[bool, typer.Option("--quick", help="A look at each phase.")] = False,
+    full: Annotated[bool, typer.Option("--full", help="The whole grid: hours.")] = False,
     json: JsonFile = None,
 ) -> None:
-    """Time one layer beside torch eager, oneDNN, ONNX Runtime and OpenVINO, all in float32.
+    """Time layers beside torch eager and compiled, oneDNN, ONNX Runtime and OpenVINO.
 
-    Exit code 1 if an output is off by more than float32 rounding.
+    Without options: every claim of the README. Options that choose what is measured are
+    multiplied with each other: all their combinations. Exit code 1 if an output is off by more than
+    its dtype's rounding.
     """
     with _clean_exit(json):
-        from reluctant.bench import PHASES, SHAPES, run_bench  # noqa: PLC0415
+        from reluctant.bench import grid, run_bench  # noqa: PLC0415
+        from reluctant.bench.peers import BUILDERS  # noqa: PLC0415
         from reluctant.bench.table import show  # noqa: PLC0415
 
-        shapes, rounds = (SHAPES[:2], 5) if quick else (SHAPES, 15)
+        picked: dict[str, Any] = {
+            "phases": _listed(phases, str),
+            "shapes": _listed(shapes, grid.Shape.parse),
+            "dtypes": _listed(dtypes, str),
+            "densities": [p / 100 for p in _listed(densities, float)],
+            "tokens": _listed(tokens, int),
+            "states": _listed(states, str),
+        }
+        whole = [name for name, on in {"quick": quick, "full": full, "real": real}.items() if on]
+        picks = [f"--{name}" for name, values in picked.items() if values]
+        picks += ["--activation"] * (activation != "relu")
+        if len(whole) > 1 or (whole and picks):
+            both = " and ".join([f"--{name}" for name in whole] + picks)
+            raise ReluctantError(f"expected one selection, got {both}: leave one out")
+        if picks:
+            cells = grid.choose(**picked, activation=activation)
+        else:
+            cells = getattr(grid, whole[0] if whole else "usual")()
+        names = _listed(peers, str) or list(BUILDERS)
         with _progress() as progress:
-            task = progress.add_task("timing in turns", total=len(shapes) * len(PHASES) * rounds)
+            task = progress.add_task("starting", total=len(cells))
             result = run_bench(
-                shapes=shapes,
-                active=active,
+                cells,
                 rounds=rounds,
-                on_round=lambda: progress.advance(task),
+                names=[] if names == ["none"] else names,
+                on_progress=lambda what, done: progress.update(
+                    task, description=what, completed=done
+                ),
             )
         show(result, Console())
         if json is not None:
@@ -158,6 +199,17 @@ def optimize(
             write_json(json, result.to_json())
         if not result.unchanged:
             raise typer.Exit(FAILED)
+
+
+def _listed(text: str, kind: Callable[[str], T]) -> list[T]:
+    """The values of an option that takes several, separated by commas."""
+    parts = [part.strip() for part in text.split(",") if part.strip()]
+    try:
+        return [kind(part) for part in parts]
+    except ReluctantError:
+        raise
+    except ValueError as error:
+        raise ReluctantError(f"expected numbers separated by commas, got {text!r}") from error
 
 
 def main() -> None:

@@ -6,6 +6,10 @@ from pathlib import Path
 
 import torch
 
+CACHES = Path("/sys/devices/system/cpu/cpu0/cache")
+MEMORY = Path("/proc/meminfo")
+UNITS = {"K": 2**10, "M": 2**20, "G": 2**30}
+
 
 def cpu_model() -> str:
     """The processor's name as the system gives it.
@@ -19,6 +23,40 @@ def cpu_model() -> str:
         lines = []
     names = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
     return names[0] if names else platform.processor() or platform.machine()
+
+
+def last_level_cache() -> int | None:
+    """Bytes of the largest cache that the first processor has a share in; None: it does not say.
+
+    A virtual machine may be told of a cache that it shares with others.
+
+    >>> size = last_level_cache()
+    >>> size is None or size > 0
+    True
+    """
+    sizes = []
+    for file in CACHES.glob("index*/size"):
+        try:
+            text = file.read_text(encoding="ascii").strip()
+            sizes.append(int(text.rstrip("KMG")) * UNITS.get(text[-1:], 1))
+        except (OSError, ValueError):
+            continue
+    return max(sizes, default=None)
+
+
+def available_memory() -> int | None:
+    """Bytes that new allocations can have without swapping; None: the system does not say.
+
+    >>> size = available_memory()
+    >>> size is None or size > 0
+    True
+    """
+    try:
+        lines = MEMORY.read_text(encoding="ascii").splitlines()
+        kilobytes = [line.split()[1] for line in lines if line.startswith("MemAvailable:")]
+        return int(kilobytes[0]) * 2**10
+    except (OSError, ValueError, IndexError):
+        return None
 
 
 def versions(*packages: str) -> dict[str, str]:

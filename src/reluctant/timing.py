@@ -7,8 +7,11 @@ threads, which go on spinning for some milliseconds.
 """
 
 from collections.abc import Callable, Mapping
+from math import inf
 from statistics import median
-from time import perf_counter
+from time import perf_counter, sleep
+
+FEWEST = 3  # rounds, however little time is left
 
 
 def interleaved(
@@ -17,17 +20,24 @@ def interleaved(
     rounds: int,
     settle: float | None = 0.02,
     turn: float = 0.02,
+    cycle: int = 1,
+    rest: Mapping[str, float] | None = None,
+    budget: float = inf,
     on_round: Callable[[], object] = lambda: None,
 ) -> dict[str, float]:
     """Median time of one call of each way, in seconds.
 
     Args:
         calls: name -> function; it is given a number that rises with every call, to choose
-            another input each time.
+            another input, or another layer, each time.
         rounds: in each one every way has one turn; who begins rotates.
         settle: seconds at the start of a turn that are not timed (at least one call); None: no such
             call, for calls so long that their start does not matter.
         turn: seconds of each turn that are timed (at least one call).
+        cycle: number of calls after which a way is again where it was, as one that calls the
+            layers of a model in turn: a turn settles for at least that many.
+        rest: name -> seconds of sleep after that way's turns: its threads may spin for so long.
+        budget: seconds after which no further round is begun, once there have been three.
         on_round: called after each round.
 
     >>> ways = {"a": lambda number: number, "b": lambda number: sum(range(number))}
@@ -39,21 +49,25 @@ def interleaved(
     counts = dict.fromkeys(names, 0)
     times: dict[str, list[float]] = {name: [] for name in names}
 
-    def run(name: str, seconds: float) -> list[float]:
+    def run(name: str, seconds: float, least: int) -> list[float]:
         taken: list[float] = []
         end = perf_counter() + seconds
-        while not taken or perf_counter() < end:
+        while len(taken) < least or perf_counter() < end:
             number = counts[name] = counts[name] + 1
             start = perf_counter()
             calls[name](number)
             taken.append(perf_counter() - start)
         return taken
 
+    end = perf_counter() + budget
     for number in range(rounds):
+        if number >= FEWEST and perf_counter() > end:
+            break
         first = number % len(names)
         for name in names[first:] + names[:first]:
             if settle is not None:
-                run(name, settle)
-            times[name] += run(name, turn)
+                run(name, settle, cycle)
+            times[name] += run(name, turn, 1)
+            sleep((rest or {}).get(name, 0.0))
         on_round()
     return {name: median(taken) for name, taken in times.items()}

@@ -1,5 +1,7 @@
-"""One layer side by side with dense implementations, and against the machine's limits."""
+"""The engine side by side with dense implementations, and against the machine's limits."""
 
-from reluctant.bench.run import PHASES, SHAPES, Result, Row, run_bench
+from reluctant.bench.grid import Cell, Shape
+from reluctant.bench.measure import Row
+from reluctant.bench.run import Result, run_bench
 
-__all__ = ["PHASES", "SHAPES", "Result", "Row", "run_bench"]
+__all__ = ["Cell", "Result", "Row", "Shape", "run_bench"]

@@ -6,6 +6,8 @@ from dataclasses import dataclass
 import torch
 
 from reluctant import dense
+from reluctant.kernels import read
+from reluctant.kernels.team import POOL
 from reluctant.timing import interleaved
 
 MEMORY_BYTES = 2**30  # more than the caches of most machines; a share of a larger one's
@@ -36,7 +38,8 @@ class Probe:
 def reading(n_bytes: int) -> Probe:
     """Read a buffer over and over again; one that fits a cache gives that cache's bandwidth.
 
-    A sum, and the dot product of the two halves: PyTorch's products with next to no arithmetic.
+    By a kernel that sums it on all threads, and by MKL's dot product of its two halves: the first
+    is the faster one in the nearer caches, the second elsewhere.
 
     Args:
         n_bytes: size of the buffer.
@@ -44,25 +47,24 @@ def reading(n_bytes: int) -> Probe:
     >>> reading(2**16).measure() > 0
     True
     """
-    buffer = torch.ones(n_bytes // 8 * 2)
+    threads = torch.get_num_threads()
+    buffer = torch.ones(max(n_bytes, 2**12) // 8 * 2)
+    words, sums = buffer.numpy(), torch.zeros(threads, 16).numpy()
     first, second = buffer.view(2, -1)
     return Probe(
         buffer.nbytes,
         {
-            "limit: sum": lambda _: buffer.sum(),
+            "limit: sum": lambda _: read.run(words, sums, threads if POOL[0] else 1, POOL),
             "limit: dot": lambda _: torch.dot(first, second),
         },
     )
 
 
-def multiplying() -> Probe:
-    """Multiply two large float32 matrices; a multiply-add counts as two operations."""
+def multiplying(dtype: torch.dtype) -> Probe:
+    """Multiply two large matrices; a multiply-add counts as two operations."""
     size = PEAK_SIZE
-    a, b = torch.randn(size, size), torch.randn(size, size)
-    return Probe(
-        2 * size**3,
-        {
-            "limit: matmul": lambda _: a @ b,  # MKL, or whichever BLAS torch has
-            "limit: oneDNN": lambda _: dense.linear(a, b, None),
-        },
-    )
+    a, b = torch.randn(size, size).to(dtype), torch.randn(size, size).to(dtype)
+    calls: dict[str, Callable[[int], object]] = {"limit: matmul": lambda _: a @ b}
+    if dtype == torch.float32:  # torch multiplies float32 by MKL, bfloat16 by oneDNN
+        calls["limit: oneDNN"] = lambda _: dense.linear(a, b, None)
+    return Probe(2 * size**3, calls)

@@ -4,48 +4,79 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
-from reluctant.bench.run import TOLERANCE, Result, Row
-from reluctant.machine import header
+from reluctant.bench.measure import Row
+from reluctant.bench.run import Result
+from reluctant.machine import header, last_level_cache
 
 BUSY = 0.5  # load average from which on the run may have been disturbed
+SHORT = {"float32": "f32", "bfloat16": "bf16"}
 
 
 def show(result: Result, console: Console) -> None:
     """Print the tables, what they were measured on, and what could not be compared."""
     console.print(header("onnxruntime", "openvino"))
+    cache = last_level_cache()
+    says = f"; last-level cache {cache / 2**20:.0f} MB" if cache else ""
     console.print(
-        f"float32, matmul precision '{result.precision}'; "
-        f"{result.memory_bandwidth / 1e9:.0f} GB/s read from a buffer of 1 GiB"
+        f"float32 products in precision '{result.precision}'; "
+        f"{result.memory_bandwidth / 1e9:.0f} GB/s read from a buffer of 1 GiB{says}"
     )
     if result.load > BUSY:
         console.print(
             f"[yellow]Load average {result.load:.1f} before the run: if that work went on beside "
             "it, these times say little.[/]"
         )
-    console.print(_times(result.rows), _limits(result.rows))
+    console.print(_ratios(result.rows), _peers(result.rows), _limits(result.rows))
     for name, reason in {k: v for row in result.rows for k, v in row.missing.items()}.items():
+        console.print(f"[yellow]{name} is left out:[/]", reason, markup=True)
+    for name, reason in result.skipped.items():
         console.print(f"[yellow]{name} is left out:[/] {reason}")
     for row in result.rows:
         for name in row.wrong:
             console.print(
-                f"[red]{name} is wrong[/] ({_layer(row)}, {row.tokens} tokens): relative error "
-                f"{row.errors[name]:.1e} against float64, float32 stays below {TOLERANCE:.0e}"
+                f"[red]{name} is wrong[/] ({_layer(row)}, {row.dtype}, {row.tokens} tokens): "
+                f"relative error {row.errors[name]:.1e} against float64, where the rounding of "
+                f"{row.dtype} stays below {row.tolerance:.0e}"
             )
 
 
-def _times(rows: list[Row]) -> Table:
-    names = list(dict.fromkeys(name for row in rows for name in row.peers))
-    ratios = ["ratio to best", "ratio to eager"]
-    table = _table("Median time of one call, microseconds", ["ours", *names, *ratios])
+def _ratios(rows: list[Row]) -> Table:
+    table = _table(
+        "Median time of one call, microseconds, and how many times ours it takes others",
+        ["ours", "best", "dense peer", "ratio to best", "to eager", "to ~int8"],
+    )
+    table.caption = (
+        "cold: the calls go round the layers of a model (their number), so that the weights have "
+        "left the caches as far as they do in a model; warm: one layer over and over again. best: "
+        "the fastest dense peer with the same weights in the same dtype. ~int8: the fastest "
+        "approximate one (int8 weights, or float32 ones rounded to bfloat16)."
+    )
     for row in rows:
+        int8 = "-" if row.ratio_int8 is None else f"{row.ratio_int8:.2f}x"
         table.add_row(
-            _layer(row),
-            str(row.tokens),
-            _time(row, "ours", row.ours_us),
-            *(_time(row, name, row.peers.get(name)) for name in names),
+            *_which(row),
+            _number(row.ours_us),
+            _number(row.peers[row.best]),
+            row.best,
             f"{row.ratio_best:.2f}x",
             f"{row.ratio_eager:.2f}x",
+            int8,
         )
+    return table
+
+
+def _peers(rows: list[Row]) -> Table:
+    names = list(dict.fromkeys(name for row in rows for name in row.peers))
+    rough = {name for row in rows for name in row.approximate}
+    table = _table(
+        "Each implementation: microseconds, and below relative error against float64",
+        ["ours", *(f"{'~' if n in rough else ''}{_short(n)}" for n in names)],
+    )
+    table.caption = "~ approximate by design: it computes something else, and is no rival."
+    for row in rows:
+        cells = [_time_and_error(row, "ours", row.ours_us)]
+        cells += [_time_and_error(row, name, row.peers.get(name)) for name in names]
+        table.add_row(*_which(row), *cells)
     return table
 
 
@@ -56,17 +87,17 @@ def _limits(rows: list[Row]) -> Table:
         ["active", "candi- dates", "achieved", "limit", "share", "calls " + "/".join(ways)],
     )
     table.caption = (
-        "Limits were measured in turns with the calls. 1 token: the bytes that must be read (the "
-        "sketch, the keys of candidates, the values of active neurons), against reading a buffer "
-        "of the layer's size over and over again; more than 100 %: part of the layer stays in a "
-        "nearer cache. Many tokens: the operations that must be done (first product dense, second "
-        "one active neurons only; what is skipped does not count), against a large product."
+        "Limits were measured in turns with the calls. Up to 16 tokens: the bytes that must be "
+        "read (few: the sketch, the keys of candidates, the values of active neurons), against "
+        "reading a buffer as large as what one round over the layers reads, again and again: from "
+        "the cache it fits in, or from memory; more than 100 %: parts stay in a nearer cache. "
+        "Many tokens: the operations that must be done (first product dense, second one active "
+        "neurons only; what is skipped does not count), against a large product."
     )
     for row in rows:
-        unit = "GB/s" if row.phase == "decode" else "GFLOP/s"
+        unit = "GFLOP/s" if row.phase == "many" else "GB/s"
         table.add_row(
-            _layer(row),
-            str(row.tokens),
+            *_which(row),
             f"{row.active:.1%}",
             f"{row.candidates:.1%}",
             f"{row.achieved / 1e9:.0f}",
@@ -78,19 +109,39 @@ def _limits(rows: list[Row]) -> Table:
 
 
 def _table(title: str, columns: list[str]) -> Table:
-    """An empty table that stays legible in 80 columns: headers break at their spaces."""
+    """An empty table that stays legible in 100 columns: headers break at their spaces."""
     table = Table(title=title, box=box.SIMPLE, collapse_padding=True, pad_edge=False)
-    table.add_column("layer", no_wrap=True)
-    for column in ("tokens", *columns):
-        table.add_column(column.replace(" ", "\n"), justify="right", no_wrap=True)
+    for column in ("layer", "type", "tok- ens", "cold"):
+        table.add_column(column.replace(" ", "\n"), no_wrap=True)
+    for column in columns:
+        table.add_column(column.replace(" ", "\n"), justify="right")
     return table
 
 
+def _which(row: Row) -> tuple[str, str, str, str]:
+    """The first cells of a row: which layer, and how it was called."""
+    return _layer(row), SHORT[row.dtype], str(row.tokens), f"{row.layers}" if row.cold else "warm"
+
+
 def _layer(row: Row) -> str:
-    return f"{row.d_model}/{row.d_ff}"
+    shape = f"{row.d_model}/{row.d_ff}{'g' if row.gated else ''}"
+    if row.density is None:
+        return f"{shape} real"
+    return f"{shape} {row.activation if row.activation != 'relu' else f'{row.density:.0%}'}"
 
 
-def _time(row: Row, name: str, microseconds: float | None) -> str:
+def _short(name: str) -> str:
+    return name.replace("ONNX Runtime", "ORT").replace("OpenVINO", "OV")
+
+
+def _number(microseconds: float) -> str:
+    return f"{microseconds:.0f}" if microseconds < 1e5 else f"{microseconds / 1e3:.0f}k"
+
+
+def _time_and_error(row: Row, name: str, microseconds: float | None) -> str:
     if microseconds is None:
         return "-"
-    return f"[red]{microseconds:.0f}![/]" if name in row.wrong else f"{microseconds:.0f}"
+    time, error = _number(microseconds), f"{row.errors[name]:.0e}".replace("e-0", "e-")
+    if name in row.wrong:
+        return f"[red]{time}!\n{error}[/]"
+    return f"{time}\n[dim]{error}[/]"
