@@ -5,7 +5,8 @@ from fractions import Fraction
 
 import numpy as np
 
-from reluctant.kernels import few, sums
+from reluctant.kernels import sums
+from reluctant.kernels.candidates import Layer, Rule, select
 from reluctant.kernels.codes import RELU
 from reluctant.sketch import Sketch
 
@@ -61,14 +62,16 @@ def evaluations(key, x, bias) -> Iterator[np.float32]:
         yield _fused(key[::-1], x[::-1], bias)
 
 
-def layer_of(sketch: Sketch, keys, bias, values=None, value_bias=None) -> few.Layer:
+def layer_of(sketch: Sketch, keys, bias, values=None, value_bias=None) -> Layer:
     d_ff, d = keys.shape
-    return few.Layer(
+    return Layer(
         sketch.q,
         sketch.scale,
         sketch.radius,
         sketch.own_norm,
         sketch.row_sum,
+        keys,
+        bias,
         keys,
         bias,
         np.zeros((d_ff, d), np.float32) if values is None else values,
@@ -81,17 +84,17 @@ def layer_of(sketch: Sketch, keys, bias, values=None, value_bias=None) -> few.La
 def candidates(sketch: Sketch, keys, bias, x, threshold=0.0, slack=None, in_integers=False):
     """Which neurons the kernel's sketch step keeps: (tokens, d_ff) booleans."""
     slack = sketch.slack if slack is None else slack
-    rule = few.Rule(threshold, RELU, slack, in_integers, False, 0)
+    rule = Rule(threshold, RELU, slack, False, in_integers, 2.0, False, 0)
     layer = layer_of(sketch, keys, bias)
     tokens = sums.Tokens(*sums.take_tokens(x, sketch.rows.shape[1], sketch.max_norm, in_integers))
     found = np.empty((len(x), len(sketch.rows)))
-    if in_integers:
-        sums.integer_sums(0, len(keys), tokens, sketch.q, sketch.row_sum, found)
-    else:
-        sums.float_sums(0, len(keys), tokens, sketch.q, found)
+    for group in range(len(sketch.q)):
+        if in_integers:
+            sums.integer_sums(group, tokens, sketch.q, found)
+        else:
+            sums.float_sums(group, tokens, sketch.q, found)
     kept, index = np.zeros((len(x), len(keys)), bool), np.empty(len(keys), np.int32)
     for m in range(len(x)):
-        flags = np.empty(len(keys), np.bool_)
-        count = few._select(0, len(keys), m, tokens, found[m], layer, rule, flags, index)
+        count = select(0, len(keys), m, tokens, found, layer, rule, index)
         kept[m, index[:count]] = True
     return kept

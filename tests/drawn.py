@@ -7,6 +7,7 @@ from arithmetic import layer_of
 from reluctant.kernels import few, sums
 from reluctant.kernels.codes import HARDSWISH, RELU, RELU2, RELU6
 from reluctant.kernels.team import POOL
+from reluctant.kernels.turns import YIELD
 from reluctant.sketch import Sketch
 
 ACTIVATIONS = [
@@ -67,9 +68,9 @@ def kernel(
     out, totals = np.full_like(x, 7), np.zeros(2, np.int64)
     numbers = (
         *(sketch.max_norm, sketch.slack, threshold, code),
-        *(in_integers, limit, everything, turn),
+        *(False, in_integers, limit, everything, turn),
     )
-    status = few.run(x, *arrays, *numbers, out, totals, threads, POOL)
+    status = few.run(x, *arrays, *numbers, out, totals, threads, POOL, YIELD)
     return status, out, totals
 
 

@@ -65,10 +65,11 @@ def test_every_activation_at_one_few_and_many_tokens(activation, gated):
         for shape in ((64,), (1, 64), (3, 2, 64), (2, 50, 64), (0, 64)):
             x = torch.randn(shape)
             close(layer.engine(x), layer(x))
-    sparse = activation in SERVED and not gated
-    expected = {"few": 3, "many": 1, "dense": 1} if sparse else {"few": 0, "many": 0, "dense": 5}
+    expected = {"few": 0, "many": 0, "dense": 5}
+    if activation in SERVED:
+        expected = {"few": 3, "many": 0 if gated else 1, "dense": 2 if gated else 1}
     assert layer.engine.calls == expected
-    assert (layer.engine.sketch_bytes > 0) is sparse
+    assert (layer.engine.sketch_bytes > 0) is (activation in SERVED)
 
 
 @pytest.mark.parametrize("bias", [False, True])
@@ -107,7 +108,7 @@ def test_the_error_is_no_larger_than_torchs(tokens):
     assert np.sqrt(np.mean(ours)) <= 1.5 * np.sqrt(np.mean(eagers))
 
 
-@pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float16])
 def test_other_dtypes_take_the_dense_way(dtype):
     layer, x = Layer().to(dtype), torch.randn(3, 64, dtype=dtype)
     with torch.no_grad():
@@ -285,13 +286,13 @@ def test_refresh_is_for_what_nobody_tells():
         layer.up.weight.data[row] = x[0]
         layer.engine.refresh()
         close(layer.engine(x), layer(x))
-    # Without refresh it is found within as many calls as a block has rows.
+    # Without refresh it is found within d_ff calls.
     layer.up.weight.data[row] = -x[0]
     layer.engine.refresh()
     with torch.no_grad():
         layer.engine(x)
         layer.up.weight.data[row] = x[0]
-        outputs = [layer.engine(x) for _ in range(few.WATCH * few.BLOCK_FLOOR)]
+        outputs = [layer.engine(x) for _ in range(256)]
         close(outputs[-1], layer(x))
 
 
@@ -494,7 +495,7 @@ def test_the_operator_keeps_torchs_rules():
 
     layer = Layer(8, 32)
     x = torch.randn(2, 8, requires_grad=True)
-    args = (x, *layer.engine.neurons.tensors(), None, None, layer.engine._handle, "relu")
+    args = (x, *layer.engine.neurons.tensors(), layer.engine._handle, "relu")
     torch.library.opcheck(op.feed_forward, args)
 
 
@@ -503,7 +504,7 @@ def test_the_operator_without_its_engine_is_dense():
 
     layer, x = Layer(), torch.randn(2, 64)
     with torch.no_grad():
-        args = (x, *layer.engine.neurons.tensors(), None, None, torch.zeros(1), "relu")
+        args = (x, *layer.engine.neurons.tensors(), torch.zeros(1), "relu")
         close(op.feed_forward(*args), layer(x))
         other = Layer().engine._handle  # a handle of other weights
         close(op.feed_forward(*args[:-2], other, "relu"), layer(x))

@@ -12,6 +12,7 @@ from drawn import ACTIVATIONS, drawn, kernel, reference, shapes
 from reluctant.kernels import few
 from reluctant.kernels.codes import HARDSWISH, RELU
 from reluctant.kernels.team import POOL
+from reluctant.kernels.turns import YIELD
 
 
 def bits(array):
@@ -171,17 +172,16 @@ def test_weights_that_left_their_sketch_are_noticed(where):
     elif where == "row":  # one row, not probed: found when its turn comes
         free = next(i for i in range(64) if not (sketch.probe_at // 64 == i).any())
         changed[free] *= np.float32(0.5)
-        turn = few.WATCH * free
+        turn = free
     else:  # all rows, behind the probes
         changed *= np.float32(1.5)
         changed.reshape(-1)[sketch.probe_at] = keys.reshape(-1)[sketch.probe_at]
-        for row in range(0, 1024, 128):  # and behind the row whose turn it is in each block
-            changed[row] = keys[row]
+        changed[0] = keys[0]  # and behind the row whose turn it is
     arrays = layer_of(sketch, changed, bias, values, value_bias)
     for threads in (1, 2, 3):
         out, totals = np.empty_like(x), np.zeros(2, np.int64)
-        rest = (sketch.max_norm, sketch.slack, 0.0, RELU, True, 2.0, False)
-        assert few.run(x, *arrays, *rest, turn, out, totals, threads, POOL) == few.STALE
+        rest = (sketch.max_norm, sketch.slack, 0.0, RELU, False, True, 2.0, False)
+        assert few.run(x, *arrays, *rest, turn, out, totals, threads, POOL, YIELD) == few.STALE
     honest = layer_of(sketch, keys, bias, values, value_bias)
-    for turn in range(few.WATCH * 128):
-        assert few.run(x, *honest, *rest, turn, out, totals, 1, POOL) == few.DONE
+    for turn in range(len(keys)):
+        assert few.run(x, *honest, *rest, turn, out, totals, 1, POOL, YIELD) == few.DONE

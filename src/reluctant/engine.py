@@ -10,6 +10,7 @@ from reluctant import dense, op
 from reluctant.activations import Activation, resolve
 from reluctant.errors import ReluctantError
 from reluctant.kernels import few, many
+from reluctant.kernels.entry import run_at
 from reluctant.kernels.team import POOL, threads_for
 from reluctant.neurons import Neurons
 from reluctant.prepared import Prepared, finite, prepare
@@ -24,6 +25,7 @@ FEW_TOKENS = 12
 FEW_LIMIT = (1.0, 0.6, 0.4, *[0.25] * 2, *[0.13] * 4, *[0.1] * 8)
 MANY_LIMIT = 0.16
 _NEVER = 2.0  # no share is above it
+_IGNORED = np.zeros(2, np.int64)  # where counts go that nobody asked for
 
 
 class Census(NamedTuple):
@@ -37,13 +39,14 @@ class Census(NamedTuple):
 class Engine:
     """Computes `down(f(up(x)))` for one layer from the live weights of its `nn.Linear`s.
 
-    up: nn.Linear(d_model, d_ff), down: nn.Linear(d_ff, d_model), gate like up or None (gated
-    layers take the dense way for now). way: "auto", or one of "dense", "few", "many" to pin it; a
-    layer that a pinned way cannot serve takes the dense way.
+    up: nn.Linear(d_model, d_ff), down: nn.Linear(d_ff, d_model), gate like up or None. way: "auto",
+    or one of "dense", "few", "many" to pin it; a layer that a pinned way cannot serve takes the
+    dense way.
 
-    Serves every dtype, device and gradient; the sparse ways serve float32 on the CPU and
-    activations with a `zero_below` and a kernel. Raises ReluctantError for parts that do not fit
-    together and for weights that hold a NaN or an infinity, with nothing changed.
+    Serves every dtype, device and gradient; the sparse ways serve float32 on the CPU (few tokens:
+    bfloat16 and gated layers, too) and activations with a `zero_below` and a kernel. Raises
+    ReluctantError for parts that do not fit together and for weights that hold a NaN or an
+    infinity, with nothing changed.
 
     >>> _ = torch.manual_seed(0)
     >>> up, down = nn.Linear(64, 256), nn.Linear(256, 64)
@@ -77,6 +80,7 @@ class Engine:
         self._start()
 
     def _start(self) -> None:
+        self._d_model, self._weights = self.neurons.d_model, self.neurons.keys.numel()
         self._prepared: Prepared | None = None
         self._turn = 0
         self._handle = op.enlist(self)
@@ -85,7 +89,7 @@ class Engine:
     # Sketch and kernels' views are caches of the weights: copies and pickles make their own.
     def __getstate__(self) -> dict[str, Any]:
         state = self.__dict__.copy()
-        for cache in ("_prepared", "_turn", "_handle", "_label"):
+        for cache in ("_d_model", "_weights", "_prepared", "_turn", "_handle", "_label"):
             del state[cache]
         state["calls"] = dict(self.calls)
         return state
@@ -121,10 +125,7 @@ class Engine:
         """x: (..., d_model), also a nested tensor. Gives (..., d_model)."""
         if not torch.compiler.is_compiling() and not self._needs_grad(x):
             return self.forward(x)
-        w1, b1, w2, b2 = self.neurons.tensors()
-        gate = self.neurons.gate
-        wg, bg = (gate.weight, gate.bias) if gate else (None, None)
-        y: Tensor = op.feed_forward(x, w1, b1, w2, b2, wg, bg, self._handle, self._label)
+        y: Tensor = op.feed_forward(x, *self.neurons.tensors(), self._handle, self._label)
         return y
 
     def _needs_grad(self, x: Tensor) -> bool:
@@ -137,78 +138,74 @@ class Engine:
         """`__call__` without autograd."""
         if x.is_nested:
             return _on_values(self.forward, x)
-        d_model = self.neurons.d_model
+        d_model = self._d_model
         if x.dim() == 0 or x.shape[-1] != d_model or not x.is_floating_point():
             raise ReluctantError(
                 f"expected x of shape (..., {d_model}) in a floating dtype; got "
                 f"{tuple(x.shape)} {x.dtype}"
             )
-        way, ready = self._choose(x)
+        tokens = x.numel() // d_model
+        way, ready = self._choose(x, tokens)
         if ready is None:
             y = self._dense(x)
         else:
-            rows = x.detach() if x.requires_grad else x
-            if x.dim() != 2 or not x.is_contiguous():
-                rows = rows.reshape(-1, d_model).contiguous()
+            rows = x if x.is_contiguous() and not x.is_neg() else x.resolve_neg().contiguous()
             y = torch.empty_like(rows)
-            if way == "many" or not self._run_few(rows, y, ready):
+            if way == "many" or not self._run_few(rows, y, tokens, ready):
                 way, y = self._run_many(rows, y, ready)
-            y = y if x.dim() == 2 else y.view(x.shape)
         self.calls[way] += 1
         return y
 
-    def _choose(self, x: Tensor) -> tuple[str, Prepared | None]:
+    def _choose(self, x: Tensor, tokens: int) -> tuple[str, Prepared | None]:
         """The way, from this call alone, and what a sparse way reads."""
-        tokens = x.numel() // self.neurons.d_model
-        if (
-            self._way == "dense"
-            or tokens == 0
-            or x.dtype != torch.float32
-            or not x.is_cpu
-            or torch.is_autocast_enabled("cpu")
-        ):
-            return "dense", None
         way = self._way
+        if way == "dense" or tokens == 0 or not x.is_cpu or torch.is_autocast_enabled("cpu"):
+            return "dense", None
         if way == "auto":
-            is_few = tokens <= FEW_TOKENS and self.neurons.keys.numel() >= FEW_WEIGHTS
-            way = "few" if is_few else "many"
+            way = "few" if tokens <= FEW_TOKENS and self._weights >= FEW_WEIGHTS else "many"
         ready = self._prepare(with_sketch=way == "few")
-        return (way, ready) if ready.sparse else ("dense", None)
+        if not ready.sparse or x.dtype is not ready.dtype or (way == "many" and not ready.many):
+            return "dense", None
+        return way, ready
 
     def _dense(self, x: Tensor) -> Tensor:
-        w1, b1, w2, b2 = self.neurons.tensors()
-        gate = self.neurons.gate
-        pair = (gate.weight, gate.bias) if gate else None
-        return dense.feed_forward(x, (w1, b1), (w2, b2), self.activation, pair)
+        w1, b1, w2, b2, wg, bg = self.neurons.tensors()
+        gate = None if wg is None else (wg, bg)
+        return dense.feed_forward(x, (w1, b1), (w2, b2), self.activation, gate)
 
-    def _run_few(self, rows: Tensor, out: Tensor, ready: Prepared) -> bool:
-        """False where the next way should serve: too many candidates, or weights with a NaN."""
-        tokens, totals = rows.shape[0], np.zeros(2, np.int64)
-        limit = _NEVER if self._way == "few" else FEW_LIMIT[min(tokens, few.MAX_TOKENS)]
-        if tokens <= few.MAX_TOKENS:
-            return self._few(rows, out, ready, limit, totals)
-        parts = zip(
-            torch.split(rows, few.MAX_TOKENS), torch.split(out, few.MAX_TOKENS), strict=True
+    def _run_few(self, rows: Tensor, out: Tensor, tokens: int, ready: Prepared) -> bool:
+        """False where the next way should serve: too many candidates, or weights with a NaN.
+
+        rows, out: contiguous, tokens * d_model numbers of the weights' dtype.
+        """
+        most = few.MAX_TOKENS
+        limit = _NEVER if self._way == "few" else FEW_LIMIT[min(tokens, most)]
+        if tokens <= most:
+            return self._few(rows, out, 0, tokens, ready, limit, _IGNORED)
+        return all(
+            self._few(rows, out, first, min(most, tokens - first), ready, limit, _IGNORED)
+            for first in range(0, tokens, most)
         )
-        return all(self._few(r, o, ready, limit, totals) for r, o in parts)
 
     def _few(
         self,
         rows: Tensor,
         out: Tensor,
+        first: int,
+        tokens: int,
         ready: Prepared,
         limit: float,
         totals: Any,
     ) -> bool:
         """One call of the kernel; a second if it finds that the weights have left the sketch."""
+        skipped = first * self._d_model * rows.itemsize
         for _ in range(2):
             if ready.sketch is None:
                 return False
             self._turn += 1
-            threads = threads_for(ready.sketch.q.nbytes * (1 + rows.shape[0] // 4))
-            status = few.run(
-                *(rows.numpy(), *ready.few, limit, False, self._turn),
-                *(out.numpy(), totals, threads, POOL),
+            status = run_at(
+                *(*ready.few, rows.data_ptr() + skipped, out.data_ptr() + skipped, tokens, limit),
+                *(False, self._turn, totals, threads_for(self._weights * (1 + tokens // 4))),
             )
             if status != few.STALE:
                 return bool(status == few.DONE)
@@ -218,11 +215,17 @@ class Engine:
 
     def _run_many(self, rows: Tensor, out: Tensor, ready: Prepared) -> tuple[str, Tensor]:
         """The first product densely; the second sparsely or, for a crowded call, densely."""
-        w1, b1, w2, b2 = self.neurons.tensors()
+        if not ready.many:
+            return "dense", self._dense(rows)
+        w1, b1, w2, b2, _, _ = self.neurons.tensors()
         z = dense.linear(rows, w1, b1)
         limit = _NEVER if self._way == "many" else MANY_LIMIT
+        z_rows, out_rows = (
+            z.numpy().reshape(-1, z.shape[-1]),
+            out.numpy().reshape(-1, self._d_model),
+        )
         threads = threads_for(z.nbytes)
-        found = many.combine(z.numpy(), *ready.many, limit, out.numpy(), threads, POOL)
+        found = many.combine(z_rows, *ready.many, limit, out_rows, threads, POOL)
         if found >= 0:
             return "many", out
         return "dense", dense.linear(self.activation(z), w2, b2)
@@ -257,9 +260,11 @@ class Engine:
             rows = x.detach().reshape(-1, self.neurons.d_model).contiguous()
             tokens = rows.shape[0]
             totals, ready = np.zeros(2, np.int64), self._prepare(with_sketch=True)
-            served = tokens > 0 and rows.dtype == torch.float32 and ready.sparse
-            for part in torch.split(rows, few.MAX_TOKENS) if served else ():
-                served = served and self._few(part, torch.empty_like(part), ready, _NEVER, totals)
+            served = tokens > 0 and ready.sparse and rows.dtype is ready.dtype
+            out = torch.empty_like(rows)
+            for first in range(0, tokens, few.MAX_TOKENS) if served else ():
+                count = min(few.MAX_TOKENS, tokens - first)
+                served = served and self._few(rows, out, first, count, ready, _NEVER, totals)
             active, candidates = (int(n) for n in totals)
             if not served:
                 fires = self.neurons.gate or self.neurons.up

@@ -13,6 +13,7 @@ from torch.optim.optimizer import register_optimizer_step_post_hook
 
 from reluctant.errors import ReluctantError
 
+_NO_GATE = {"weight": None, "bias": None}
 _steps = 0  # optimizer steps of this process: fused optimizers do not raise a tensor's version
 
 
@@ -84,26 +85,36 @@ class Neurons:
 
     @property
     def values(self) -> Tensor:
-        """(d_ff, d_model): row i is row i of W2. A view of `down.weight`."""
-        return self.down.weight.t()
+        """(d_ff, d_model): row i is row i of W2. A view of `down.weight`, without gradients."""
+        return self.down.weight.detach().t()
 
-    def tensors(self) -> tuple[Tensor, Tensor | None, Tensor, Tensor | None]:
-        """W1 (as keys), b1, `down.weight`, b2, as they are now."""
+    def tensors(self) -> tuple[Any, ...]:
+        """W1 (as keys), b1, `down.weight`, b2, the gate's two: as they are now, None if absent."""
         up, down = self.up._parameters, self.down._parameters
-        return up["weight"], up["bias"], down["weight"], down["bias"]  # type: ignore[return-value]
+        gate: Any = _NO_GATE if self.gate is None else self.gate._parameters
+        return (
+            *(up["weight"], up["bias"], down["weight"], down["bias"]),
+            *(gate["weight"], gate["bias"]),
+        )
 
     def stamp(self) -> tuple[Any, ...]:
         """Where the weights lie, as what, and how often they were written: equal as long as torch
         knows of no change. Biases are read afresh at every call, so their version does not matter.
         """
-        w1, b1, w2, b2 = self.tensors()
-        return (
-            _mark(w1),
-            _mark(w2),
+        up, down = self.up._parameters, self.down._parameters
+        b1, b2 = up["bias"], down["bias"]
+        marks = (
+            _mark(up["weight"]),
+            _mark(down["weight"]),
             0 if b1 is None else b1.data_ptr(),
             0 if b2 is None else b2.data_ptr(),
             _steps,
         )
+        if self.gate is None:
+            return marks
+        gate = self.gate._parameters
+        bias = gate["bias"]
+        return (*marks, _mark(gate["weight"]), 0 if bias is None else bias.data_ptr())
 
     def lay_out(self) -> None:
         """Store W2 as contiguous value rows. Shape, value and identity of the parameter stay."""

@@ -72,7 +72,7 @@ def feed_forward(
     server = _servers.get(handle.data_ptr())
     if server is not None:
         mine = server.neurons.tensors()
-        if all(_same(a, b) for a, b in zip(mine, (w1, b1, w2, b2), strict=True)):
+        if all(_same(a, b) for a, b in zip(mine, (w1, b1, w2, b2, wg, bg), strict=True)):
             return server.forward(x)
     gate = None if wg is None else (wg, bg)
     return dense.feed_forward(x, (w1, b1), (w2, b2), _labelled(activation), gate)

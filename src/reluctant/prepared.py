@@ -10,9 +10,11 @@ from torch import Tensor
 
 from reluctant.activations import Activation
 from reluctant.errors import ReluctantError
+from reluctant.kernels.candidates import Layer
 from reluctant.kernels.codes import NONE
+from reluctant.kernels.entry import table_of
 from reluctant.neurons import Neurons
-from reluctant.sketch import Sketch
+from reluctant.sketch import SERVED, Sketch, as_array
 
 _one_at_a_time = threading.RLock()
 
@@ -22,11 +24,14 @@ class Prepared:
     """The kernels' arguments, and the weights' stamp when they were made."""
 
     stamp: tuple[Any, ...]
+    dtype: torch.dtype  # of the weights
     sparse: bool  # whether the sparse ways can serve the layer; if not, the rest is empty
-    rows: tuple[Any, ...] = ()  # keys, bias, values, value_bias
-    many: tuple[Any, ...] = ()  # the many-token kernel's arguments between z and limit
+    rows: tuple[Any, ...] = ()  # as in kernels.candidates.Layer, from rows to value_bias
+    many: tuple[
+        Any, ...
+    ] = ()  # the many-token kernel's arguments between z and limit; empty if it cannot serve
     sketch: Sketch | None = None  # made when a few-token call first needs it
-    few: tuple[Any, ...] = ()  # the few-token kernel's arguments between x and limit
+    few: tuple[Any, ...] = ()  # the few-token kernel's table: addresses in `rows` and `sketch`
 
 
 def prepare(
@@ -44,37 +49,58 @@ def prepare(
 
 
 def _views(neurons: Neurons, activation: Activation) -> Prepared:
-    w1, b1, w2, b2 = neurons.tensors()
-    present = [t for t in (w1, b1, w2, b2) if t is not None]
+    dtype = neurons.keys.dtype
+    present = [t for t in neurons.tensors() if t is not None]
+    threshold = _threshold(activation)
     if not (
         activation.kernel != NONE
-        and neurons.gate is None
-        and all(t.dtype == torch.float32 and t.device.type == "cpu" for t in present)
+        and dtype in SERVED
+        and all(t.dtype == dtype and t.device.type == "cpu" for t in present)
         # Views, not copies: a write to a bias is to be seen at once.
-        and all(t.is_contiguous() for t in (w1, b1, b2) if t is not None)
-        and finite(w2)  # skipping a zero would hide 0 * inf = NaN
+        and all(t.is_contiguous() for t in present if t is not neurons.down.weight)
+        # Skipping a zero would hide 0 * inf = NaN.
+        and all(finite(t) for t in (neurons.down.weight, neurons.up.weight))
+        # A z that is rounded to bfloat16 must not be rounded past the threshold.
+        and torch.tensor(threshold, dtype=dtype).item() == threshold
     ):
-        return Prepared(neurons.stamp(), sparse=False)
+        return Prepared(neurons.stamp(), dtype, sparse=False)
     neurons.lay_out()
-    keys, values = neurons.keys.detach(), neurons.values.detach()
-    bias = torch.zeros(neurons.d_ff) if b1 is None else b1.detach()
-    value_bias = torch.zeros(neurons.d_model) if b2 is None else b2.detach()
-    rows = tuple(t.numpy() for t in (keys, bias, values, value_bias))
-    many = (_threshold(activation), activation.kernel, *rows[2:])
-    return Prepared(neurons.stamp(), sparse=True, rows=rows, many=many)
+    up, gate = neurons.up, neurons.gate
+    firing = up if gate is None else gate  # whose product goes through the activation
+    rows = tuple(
+        as_array(t.detach())
+        for t in (
+            *(firing.weight, _or_zeros(firing.bias, neurons.d_ff, dtype)),
+            *(up.weight, _or_zeros(up.bias, neurons.d_ff, dtype)),
+            *(neurons.values, _or_zeros(neurons.down.bias, neurons.d_model, dtype)),
+        )
+    )
+    plain = gate is None and dtype == torch.float32
+    many = (threshold, activation.kernel, *rows[4:]) if plain else ()
+    return Prepared(neurons.stamp(), dtype, sparse=True, rows=rows, many=many)
+
+
+def _or_zeros(bias: Tensor | None, size: int, dtype: torch.dtype) -> Tensor:
+    return torch.zeros(size, dtype=dtype) if bias is None else bias
 
 
 def _sketched(views: Prepared, neurons: Neurons, activation: Activation) -> Prepared:
+    gated = neurons.gate is not None
+    max_norm = 0.0
     try:
-        sketch = Sketch.of(neurons.keys)
+        sketch = Sketch.of((neurons.gate or neurons.up).weight)
+        if gated:
+            max_norm = float(neurons.up.weight.norm(dim=1, dtype=torch.float64).max())
     except ReluctantError:  # a NaN has come into the keys: the dense way shows it
         return replace(views, sparse=False)
-    arguments = (
+    layer = Layer(
         *(sketch.q, sketch.scale, sketch.radius, sketch.own_norm, sketch.row_sum),
-        *(*views.rows, sketch.probe_at, sketch.probe, sketch.max_norm, sketch.slack),
-        *(_threshold(activation), activation.kernel, sketch.in_integers),
+        *(*views.rows, sketch.probe_at, sketch.probe),
     )
-    return replace(views, sketch=sketch, few=arguments)
+    norm = max(sketch.max_norm, max_norm)
+    numbers = (norm, sketch.slack, _threshold(activation), activation.kernel, gated)
+    table = table_of(layer, (*numbers, sketch.in_integers))
+    return replace(views, sketch=sketch, few=table)
 
 
 def _threshold(activation: Activation) -> float:

@@ -45,6 +45,7 @@ starts at 2^-40. `tests/test_sketch.py` keeps a case of each.
 """
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -52,14 +53,23 @@ import torch
 
 from reluctant.errors import ReluctantError
 from reluctant.kernels import integer, sums
+from reluctant.kernels.lanes import GROUP, QUAD, TILE
 from reluctant.kernels.quantise import quantise
 from reluctant.kernels.team import POOL, threads_for
-from reluctant.kernels.vector import GROUP, TILE
 
 UNIT = 2.0**-24
 TINIEST_SCALE = 2.0**-40
 LONGEST = 2**22
+SERVED = (torch.float32, torch.bfloat16)
 _PROBES = 32
+
+
+def as_array(tensor: torch.Tensor) -> npt.NDArray[Any]:
+    """A contiguous CPU tensor for the kernels, in place: float32, or bfloat16 as uint16."""
+    if tensor.dtype == torch.bfloat16:
+        tensor = tensor.view(torch.uint16)
+    array: npt.NDArray[Any] = tensor.numpy()
+    return array
 
 
 def gamma(n: int) -> float:
@@ -89,10 +99,10 @@ def radius_of(terms: npt.NDArray[np.float64]) -> npt.NDArray[np.float32]:
 class Sketch:
     """int8 copy of the rows that feed the activation, with what the bound needs.
 
-    q: (d_ff / 4, d_model / 64, 4, 64) int8, both rounded up, zeros in the padding: tiles of four
-    rows and 64 columns, in the order in which the kernel reads them (`rows` puts them straight);
+    q: (d_ff / 64, d_model / 4, 64, 4) int8, both padded to multiples of 64, zeros in the padding:
+    four columns of 64 neurons on end, as the kernels read them (`rows` puts them straight);
     scale, radius: (d_ff,) float32; own_norm: (d_ff,) float32, ||k^|| rounded up; row_sum: (d_ff,)
-    int64, the sums of q's rows; max_norm: the largest ||k||; slack: gamma_{d+8}, the share of |b|
+    int32, the sums of q's rows; max_norm: the largest ||k||; slack: gamma_{d+8}, the share of |b|
     in the bound; probe_at: flat positions of a few weights; probe: what stood there when the
     sketch was made.
     """
@@ -101,15 +111,17 @@ class Sketch:
     scale: npt.NDArray[np.float32]
     radius: npt.NDArray[np.float32]
     own_norm: npt.NDArray[np.float32]
-    row_sum: npt.NDArray[np.int64]
+    row_sum: npt.NDArray[np.int32]
     max_norm: float
     slack: float
     probe_at: npt.NDArray[np.int64]
-    probe: npt.NDArray[np.float32]
+    probe: npt.NDArray[Any]
 
     @staticmethod
     def of(keys: torch.Tensor) -> "Sketch":
-        """The sketch of keys, (d_ff, d_model) float32 on the CPU.
+        """The sketch of keys (gated layers: of the gates), (d_ff, d_model) on the CPU.
+
+        Float32 or bfloat16, of which every number is one of float32's.
 
         Raises ReluctantError for weights that hold a NaN or an infinity: the dense way computes
         0 * inf = NaN there, which skipping would hide.
@@ -118,15 +130,15 @@ class Sketch:
         >>> sketch.rows[0, :3], sketch.scale
         (array([127, -64,   0], dtype=int8), array([1.], dtype=float32))
         """
-        if keys.dim() != 2 or keys.dtype != torch.float32 or keys.device.type != "cpu":
+        if keys.dim() != 2 or keys.dtype not in SERVED or keys.device.type != "cpu":
             raise ReluctantError(
-                f"a sketch is made of keys (d_ff, d_model) in float32 on the CPU; got "
+                f"a sketch is made of keys (d_ff, d_model) in float32 or bfloat16 on the CPU; got "
                 f"{tuple(keys.shape)} {keys.dtype} on {keys.device}"
             )
         d_ff, d = keys.shape
         if d >= LONGEST:
             raise ReluctantError(f"the proof holds for d_model < {LONGEST}; got {d}")
-        rows = keys.detach().contiguous().numpy()
+        rows = as_array(keys.detach().contiguous())
         groups, tiles = -(-d_ff // GROUP), -(-d // TILE)
         q = np.zeros((groups * GROUP, tiles * TILE), np.int8)
         scale = np.empty(d_ff, np.float32)
@@ -143,11 +155,11 @@ class Sketch:
         # rewrites these.
         at = np.linspace(0, rows.size - 1, min(_PROBES, rows.size)).astype(np.int64)
         return Sketch(
-            q=q.reshape(groups, GROUP, tiles, TILE).transpose(0, 2, 1, 3).copy(),
+            q=q.reshape(groups, GROUP, -1, QUAD).transpose(0, 2, 1, 3).copy(),
             scale=scale,
             radius=radius,
             own_norm=radius_of(norms[:, 1:2]),
-            row_sum=q[:d_ff].sum(axis=1, dtype=np.int64),
+            row_sum=q[:d_ff].sum(axis=1, dtype=np.int32),
             max_norm=float(norms[:, 2].max()),
             slack=gamma(d + 8),
             probe_at=at,
@@ -157,19 +169,18 @@ class Sketch:
     @property
     def rows(self) -> npt.NDArray[np.int8]:
         """q as a matrix: (d_ff, d_model), each padded. A copy, for looking."""
-        groups, tiles = self.q.shape[:2]
-        return self.q.transpose(0, 2, 1, 3).reshape(groups * GROUP, tiles * TILE)
+        return self.q.transpose(0, 2, 1, 3).reshape(self.q.shape[0] * GROUP, -1)
 
     @property
     def in_integers(self) -> bool:
         """Whether the integer pass serves it on this machine."""
-        return sums.INTEGER and self.q.shape[1] * TILE <= integer.LONGEST
+        return sums.INTEGER and self.q.shape[1] * QUAD <= integer.LONGEST
 
 
 def sketch_bytes(d_ff: int, d_model: int) -> int:
     """Memory of a sketch, in bytes.
 
     >>> sketch_bytes(2048, 512) / (2 * 4 * 2048 * 512)  # of the layer's float32 weights
-    0.1298828125
+    0.12890625
     """
-    return -(-d_ff // GROUP) * GROUP * (-(-d_model // TILE) * TILE) + 20 * d_ff
+    return -(-d_ff // GROUP) * GROUP * (-(-d_model // TILE) * TILE) + 16 * d_ff

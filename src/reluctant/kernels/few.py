@@ -2,98 +2,41 @@
 
 Three steps. *Sketch*: the int8 rows against x; a neuron whose upper bound stays below the threshold
 is a certified zero (`reluctant.sketch` has the proof), the others are candidates. *Confirm*: the
-candidates' pre-activations from the real keys. *Values*: the sum of the active neurons' values.
+candidates' pre-activations from the real rows; in gated layers the active ones' factors, too.
+*Values*: the sum of the active neurons' values.
 
-The neurons are divided into a fixed number of blocks for the first two steps, the columns into
-fixed chunks for the third; every sum has one order. So the bits depend neither on the number of
-threads nor on which neurons the sketch could rule out: a zero that is confirmed instead of
-certified adds nothing to any sum.
+The neurons are divided into blocks of one size for the first two steps, the columns into chunks of
+one size for the third; every sum has one order. So the bits depend neither on the number of threads
+nor on which neurons the sketch could rule out: a zero that is confirmed instead of certified adds
+nothing to any sum. Threads begin with a share of their own, whose rows their caches may still hold,
+and then help out in the others'. All in one parallel region: entering one costs as much as a
+quarter of a small layer.
 """
 
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 from numba import njit
 
 from reluctant.kernels.activate import activate, is_active
+from reluctant.kernels.candidates import HUGE, Layer, Rule, estimate, select
+from reluctant.kernels.entries import as_float, prefetch_row, put_rounded
+from reluctant.kernels.lanes import GROUP, QUAD
 from reluctant.kernels.rows import CHUNK, add_list
 from reluctant.kernels.sums import Tokens, float_sums, integer_sums, take_tokens
 from reluctant.kernels.team import spread
-from reluctant.kernels.vector import GROUP, TILE, key_dot
+from reluctant.kernels.turns import STRIDE, add_one, wait_for
+from reluctant.kernels.vector import key_dot
 from reluctant.kernels.watch import probes_changed, row_changed
 
 MAX_TOKENS = 16
-BLOCKS = 16
-BLOCK_FLOOR = 128  # neurons: a smaller block is not worth its loop
-WATCH = 4  # one block in so many compares a row with its sketch, in turn
-HUGE = 2.0**126  # an |e| from here on is never certified: z might overflow
+BLOCK = 8 * GROUP  # neurons: going from one step to the next costs a wait for memory
 
 DONE, DENSE, STALE = 0, 1, 2
 
+_FINISHED, _SETTLED, _SHARES = 0, 1, 2  # counters of a call; from _SHARES on two for each thread
+
 _STRICT: dict[str, Any] = {"nogil": True, "cache": True, "error_model": "numpy"}
-
-
-class Layer(NamedTuple):
-    """What the kernel reads: the sketch, and views of the weights themselves.
-
-    q: (d_ff / 4, d_model / 64, 4, 64) int8, both rounded up; scale, radius, own_norm, bias: (d_ff,)
-    float32; row_sum: (d_ff,) int64; keys, values: (d_ff, d_model) float32; value_bias: (d_model,)
-    float32; probe_at: (p,) int64 flat positions in keys; probe: (p,) float32, what stood there.
-    """
-
-    q: npt.NDArray[np.int8]
-    scale: npt.NDArray[np.float32]
-    radius: npt.NDArray[np.float32]
-    own_norm: npt.NDArray[np.float32]
-    row_sum: npt.NDArray[np.int64]
-    keys: npt.NDArray[np.float32]
-    bias: npt.NDArray[np.float32]
-    values: npt.NDArray[np.float32]
-    value_bias: npt.NDArray[np.float32]
-    probe_at: npt.NDArray[np.int64]
-    probe: npt.NDArray[np.float32]
-
-
-class Rule(NamedTuple):
-    """The numbers of one call.
-
-    threshold: f is exactly zero at and below it; code: the activation (`codes`);
-    slack: the share of |bias| in the bound; in_integers: which sketch pass (`sums`);
-    everything: treat every neuron as a candidate; turn: a counter that moves the rows on watch.
-    """
-
-    threshold: float
-    code: int
-    slack: float
-    in_integers: bool
-    everything: bool
-    turn: int
-
-
-@njit(**_STRICT)
-def _estimate(i: int, total: float, layer: Any, rule: Any, norm: float, loss: float) -> Any:
-    """e, and how far z may be from it, of neuron i for the x whose <q, x> is about `total`."""
-    bias = np.float64(layer.bias[i])
-    e = np.float64(layer.scale[i]) * total + bias
-    room = norm * np.float64(layer.radius[i]) + loss * np.float64(layer.own_norm[i])
-    return e, room + rule.slack * abs(bias)
-
-
-@njit(**_STRICT)
-def _select(lo: int, hi: int, m: int, tokens: Any, sums: Any, layer: Any, rule: Any, kept: Any,
-            index: Any) -> Any:  # fmt: skip
-    """One token's candidates among neurons lo..hi, listed in index from lo on; how many."""
-    norm, loss = tokens.norm[m], tokens.loss[m]
-    for i in range(lo, hi):  # apart from the next loop, so that it is vectorised
-        e, room = _estimate(i, sums[i], layer, rule, norm, loss)
-        # Written so that NaN, wherever it comes from, makes a candidate.
-        kept[i] = not ((e + room < rule.threshold) & (abs(e) < HUGE))
-    count = 0
-    for i in range(lo, hi):  # without a branch, which would be mispredicted at every candidate
-        index[lo + count] = i
-        count += kept[i] | rule.everything
-    return count
 
 
 @njit(**_STRICT)
@@ -103,156 +46,177 @@ def _confirm(lo: int, m: int, tokens: Any, sums: Any, layer: Any, rule: Any, ind
 
     How many are active; -1 if one contradicts its sketch (stale weights).
     """
-    d = layer.keys.shape[1]
+    d = layer.rows.shape[1]
     stale = False
     at = lo
-    for p in range(count):
-        i = index[lo + p]
-        z = key_dot(layer.keys, i, tokens.x, m, d) + layer.bias[i]
-        e, room = _estimate(i, sums[i], layer, rule, tokens.norm[m], tokens.loss[m])
+    if count > 0:
+        prefetch_row(layer.rows, index[lo], 0, d)
+    for p in range(lo, lo + count):
+        i = index[p]
+        following = index[min(p + 1, lo + count - 1)]
+        z = key_dot(layer.rows, i, tokens.x, m, d, following) + as_float(layer.bias[i])
+        e, room = estimate(i, m, tokens, sums, layer, rule)
         stale |= (abs(np.float64(z) - e) > room) & (abs(e) < HUGE)
         if is_active(rule.code, rule.threshold, z):
             active[at] = i
             active_h[at] = activate(rule.code, z)
             at += 1
+    if rule.gated:
+        for p in range(lo, at):
+            i, following = active[p], active[min(p + 1, at - 1)]
+            factor = key_dot(layer.factors, i, tokens.x, m, d, following)
+            active_h[p] *= factor + as_float(layer.factor_bias[i])
     return -1 if stale else at - lo
 
 
 @njit(**_STRICT)
-def _block(b: int, size: int, tokens: Any, layer: Any, rule: Any, scratch: Any,
-           limit: float) -> None:  # fmt: skip
+def _block(b: int, tokens: Any, layer: Any, rule: Any, scratch: Any, limit: float) -> None:
     """Sketch and confirm one block of neurons. Its counts: candidates, gave up, stale."""
-    sums, kept, index, active, active_h, found, counts = scratch
-    d_ff, many = layer.keys.shape[0], tokens.x.shape[0]
-    lo = min(b * size, d_ff)
-    hi = min(lo + size, d_ff)
-    if lo == hi:
-        return
-    if rule.in_integers:
-        integer_sums(lo, hi, tokens, layer.q, layer.row_sum, sums)
-    else:
-        float_sums(lo, hi, tokens, layer.q, sums)
+    sums, index, active, active_h, found, counts, _, _, _ = scratch
+    d_ff, many = layer.rows.shape[0], tokens.x.shape[0]
+    lo = b * BLOCK
+    hi = min(lo + BLOCK, d_ff)
+    prefetch_row(layer.scale, 0, lo, hi)
+    prefetch_row(layer.radius, 0, lo, hi)
+    prefetch_row(layer.own_norm, 0, lo, hi)
+    prefetch_row(layer.row_sum, 0, lo, hi)
+    prefetch_row(layer.bias, 0, lo, hi)
+    for g in range(lo // GROUP, -(-hi // GROUP)):
+        if rule.in_integers:
+            integer_sums(g, tokens, layer.q, sums)
+        else:
+            float_sums(g, tokens, layer.q, sums)
     counts[b, 0] = 0
     for m in range(many):
-        found[b, m] = _select(lo, hi, m, tokens, sums[m], layer, rule, kept, index[m])
+        found[b, m] = select(lo, hi, m, tokens, sums, layer, rule, index[m])
         counts[b, 0] += found[b, m]
     counts[b, 1] = counts[b, 0] > limit * (hi - lo) * many
     if counts[b, 1]:
         return
-    if rule.turn % WATCH == b % WATCH:
-        counts[b, 2] = row_changed(layer, lo + rule.turn // WATCH % (hi - lo))
+    watched = rule.turn % d_ff
+    if lo <= watched < hi:
+        counts[b, 2] = row_changed(layer, watched)
     for m in range(many):
-        actives = _confirm(lo, m, tokens, sums[m], layer, rule, index[m], found[b, m],
+        actives = _confirm(lo, m, tokens, sums, layer, rule, index[m], found[b, m],
                            active[m], active_h[m])  # fmt: skip
         counts[b, 2] |= actives < 0
         found[b, m] = max(actives, 0)
 
 
 @njit(**_STRICT)
-def _share_blocks(thread: int, threads: int, size: int, tokens: Any, layer: Any, rule: Any,
-                  scratch: Any, limit: float) -> None:  # fmt: skip
-    for b in range(BLOCKS * thread // threads, BLOCKS * (thread + 1) // threads):
-        _block(b, size, tokens, layer, rule, scratch, limit)
+def _settle(tokens: Any, layer: Any, rule: Any, scratch: Any, verdict: Any) -> None:
+    """Between the steps: the verdict, and the blocks' lists of active neurons closed up.
 
-
-@njit(**_STRICT)
-def _join(size: int, active: Any, active_h: Any, found: Any) -> Any:
-    """Closes the gaps between the blocks' lists. Gives each token's number of active neurons."""
-    blocks, tokens = found.shape
-    lengths = np.zeros(tokens, np.int64)
-    for m in range(tokens):
+    verdict: DONE, DENSE or STALE, active neurons, candidates.
+    """
+    _, _, active, active_h, found, counts, lengths, _, _ = scratch
+    if 2 * BLOCK * counts[:, 1].sum() > layer.rows.shape[0]:  # most blocks gave up
+        verdict[0] = DENSE
+        return
+    for b in range(found.shape[0]):  # rare: a few crowded blocks among sparse ones
+        if counts[b, 1]:
+            _block(b, tokens, layer, rule, scratch, np.inf)
+    for m in range(found.shape[1]):
         at = 0
-        for b in range(blocks):
-            lo = b * size
-            for k in range(found[b, m]):
-                active[m, at] = active[m, lo + k]
-                active_h[m, at] = active_h[m, lo + k]
+        for b in range(found.shape[0]):
+            for p in range(b * BLOCK, b * BLOCK + found[b, m]):
+                active[m, at] = active[m, p]
+                active_h[m, at] = active_h[m, p]
                 at += 1
         lengths[m] = at
-    return lengths
+    verdict[0] = STALE if counts[:, 2].sum() > 0 else DONE
+    verdict[1] = lengths.sum()
+    verdict[2] = counts[:, 0].sum()
 
 
 @njit(**_STRICT)
-def _columns(chunk: int, layer: Any, active: Any, active_h: Any, lengths: Any, out: Any) -> None:
+def _columns(chunk: int, layer: Any, scratch: Any, out: Any) -> None:
     """out[:, chunk]: the active neurons' values, neuron by neuron, and the bias."""
+    _, _, active, active_h, _, _, lengths, total, _ = scratch
     lo = chunk * CHUNK
     hi = min(lo + CHUNK, out.shape[1])
     for m in range(out.shape[0]):
-        out[m, lo:hi] = 0
-        add_list(out, m, lo, hi, layer.values, active[m], active_h[m], 0, lengths[m])
+        total[m, lo:hi] = 0
+        add_list(total, m, lo, hi, layer.values, active[m], active_h[m], 0, lengths[m])
         for j in range(lo, hi):
-            out[m, j] += layer.value_bias[j]
+            put_rounded(out, m, j, total[m, j] + as_float(layer.value_bias[j]))
 
 
 @njit(**_STRICT)
-def _share_columns(thread: int, threads: int, layer: Any, active: Any, active_h: Any, lengths: Any,
-                   out: Any) -> None:  # fmt: skip
-    chunks = -(-out.shape[1] // CHUNK)
-    for chunk in range(chunks * thread // threads, chunks * (thread + 1) // threads):
-        _columns(chunk, layer, active, active_h, lengths, out)
+def _work(thread: int, threads: int, tokens: Any, layer: Any, rule: Any, scratch: Any,
+          verdict: Any, out: Any, give_way: int) -> None:  # fmt: skip
+    """What each thread does: blocks, then columns, its own share first."""
+    counters = scratch[-1]
+    blocks, chunks = scratch[4].shape[0], -(-out.shape[1] // CHUNK)
+    for k in range(threads):
+        share = (thread + k) % threads
+        first, stop = blocks * share // threads, blocks * (share + 1) // threads
+        b = first + add_one(counters, _SHARES + 2 * share)
+        while b < stop:
+            _block(b, tokens, layer, rule, scratch, rule.limit)
+            if add_one(counters, _FINISHED) == blocks - 1:
+                _settle(tokens, layer, rule, scratch, verdict)
+                add_one(counters, _SETTLED)
+            b = first + add_one(counters, _SHARES + 2 * share)
+    wait_for(counters, _SETTLED, 1, give_way)
+    if verdict[0] != DONE:
+        return
+    for k in range(threads):
+        share = (thread + k) % threads
+        first, stop = chunks * share // threads, chunks * (share + 1) // threads
+        chunk = first + add_one(counters, _SHARES + 2 * share + 1)
+        while chunk < stop:
+            _columns(chunk, layer, scratch, out)
+            chunk = first + add_one(counters, _SHARES + 2 * share + 1)
 
 
 @njit(**_STRICT)
-def _scratch(tokens: int, d_ff: int, padded_d_ff: int) -> Any:
+def _scratch(tokens: int, d_ff: int, padded_d_ff: int, d: int, threads: int) -> Any:
     """All in one place: an allocation costs as much as a row of the sketch."""
+    blocks = -(-d_ff // BLOCK)
     sums = np.empty((tokens, padded_d_ff), np.float64)
-    kept = np.empty(d_ff, np.bool_)
     index = np.empty((tokens, d_ff), np.int32)
     active = np.empty((tokens, d_ff), np.int32)
     active_h = np.empty((tokens, d_ff), np.float32)
-    found = np.zeros((BLOCKS, tokens), np.int64)  # candidates, then active neurons
-    counts = np.zeros((BLOCKS, 8), np.int64)  # a cache line a block: threads do not share one
-    return sums, kept, index, active, active_h, found, counts
-
-
-@njit(**_STRICT)
-def _block_size(d_ff: int) -> Any:
-    return max((-(-d_ff // BLOCKS) + 3) // 4 * 4, BLOCK_FLOOR)
-
-
-@njit(**_STRICT)
-def _too_many(counts: Any, d_ff: int, size: int) -> Any:
-    """Whether most blocks gave up: then dense is faster for this call."""
-    return 2 * size * counts[:, 1].sum() > d_ff
+    found = np.zeros((blocks, tokens), np.int64)  # candidates, then active neurons
+    counts = np.zeros((blocks, 8), np.int64)  # a cache line a block: threads do not share one
+    lengths = np.zeros(tokens, np.int64)
+    total = np.empty((tokens, d), np.float32)
+    counters = np.zeros((_SHARES + 2 * threads) * STRIDE, np.int64)
+    return sums, index, active, active_h, found, counts, lengths, total, counters
 
 
 @njit(**_STRICT)
 def run(
-    x: Any, q: Any, scale: Any, radius: Any, own_norm: Any, row_sum: Any, keys: Any, bias: Any,
-    values: Any, value_bias: Any, probe_at: Any, probe: Any, max_norm: float, slack: float,
-    threshold: float, code: int, in_integers: bool, limit: float, everything: bool, turn: int,
-    out: Any, totals: Any, threads: int, pool: Any,
+    x: Any, q: Any, scale: Any, radius: Any, own_norm: Any, row_sum: Any, rows: Any, bias: Any,
+    factors: Any, factor_bias: Any, values: Any, value_bias: Any, probe_at: Any, probe: Any,
+    max_norm: float, slack: float, threshold: float, code: int, gated: bool, in_integers: bool,
+    limit: float, everything: bool, turn: int, out: Any, totals: Any, threads: int, pool: Any,
+    give_way: int,
 ) -> int:  # fmt: skip
-    """out = f(x keys^T + bias) values + value_bias, on `threads` threads of `pool`.
+    """out = f(x rows^T + bias) values + value_bias, on `threads` threads of `pool`.
+
+    Gated: f(x rows^T + bias) * (x factors^T + factor_bias) in place of f(...).
 
     The arguments are those of `Layer` and `Rule`, one by one: Numba unpacks a tuple of arrays ten
-    times slower than as many arrays. out: like x, (tokens, d_model) float32. totals: (2,) int64;
-    the numbers of active neurons and of candidates are added to it.
-
-    limit: the share of a block's (neuron, token) pairs above which it gives up (> 1: never).
+    times slower than as many arrays. x, out: (tokens, d_model), both float32 or bfloat16 in uint16.
+    max_norm: the largest norm among rows and factors. totals: (2,) int64; the numbers of active
+    neurons and of candidates are added to it. limit > 1: never give up. give_way: `turns.YIELD`.
 
     Gives DONE; DENSE, `out` unwritten, if most blocks gave up; STALE if the weights are not those
     that were sketched.
     """
     layer = Layer(
-        q, scale, radius, own_norm, row_sum, keys, bias, values, value_bias, probe_at, probe
-    )
-    rule = Rule(threshold, code, slack, in_integers, everything, turn)
+        q, scale, radius, own_norm, row_sum, rows, bias, factors, factor_bias, values, value_bias,
+        probe_at, probe,
+    )  # fmt: skip
+    rule = Rule(threshold, code, slack, gated, in_integers, limit, everything, turn)
     if probes_changed(layer):
         return STALE
-    tokens = Tokens(*take_tokens(x, q.shape[1] * TILE, max_norm, in_integers))
-    d_ff = keys.shape[0]
-    scratch = _scratch(x.shape[0], d_ff, q.shape[0] * GROUP)
-    _, _, _, active, active_h, found, counts = scratch
-    size = _block_size(d_ff)
-    spread(_share_blocks, pool, threads, (size, tokens, layer, rule, scratch, limit))
-    if _too_many(counts, d_ff, size):
-        return DENSE
-    for b in range(BLOCKS):  # rare: a few crowded blocks among sparse ones
-        if counts[b, 1]:
-            _block(b, size, tokens, layer, rule, scratch, np.inf)
-    lengths = _join(size, active, active_h, found)
-    spread(_share_columns, pool, threads, (layer, active, active_h, lengths, out))
-    totals[0] += lengths.sum()
-    totals[1] += counts[:, 0].sum()
-    return STALE if counts[:, 2].sum() > 0 else DONE
+    tokens = Tokens(*take_tokens(x, q.shape[1] * QUAD, max_norm, in_integers))
+    scratch = _scratch(x.shape[0], rows.shape[0], q.shape[0] * GROUP, x.shape[1], threads)
+    verdict = np.zeros(3, np.int64)
+    spread(_work, pool, threads, (tokens, layer, rule, scratch, verdict, out, give_way))
+    if verdict[0] == DONE:
+        totals += verdict[1:]
+    return int(verdict[0])

@@ -5,6 +5,7 @@ from typing import Any
 import numpy as np
 from numba import njit
 
+from reluctant.kernels.entries import as_float
 from reluctant.kernels.team import spread
 
 _STRICT: dict[str, Any] = {"nogil": True, "cache": True, "error_model": "numpy"}
@@ -15,7 +16,7 @@ def _norms(row: Any, q: Any, scale: float) -> Any:
     """||k - s q||, ||s q||, ||k|| in float64, where k - s q is exact and s q too."""
     off, own, key = 0.0, 0.0, 0.0
     for j in range(row.shape[0]):
-        k, s = np.float64(row[j]), scale * np.float64(q[j])
+        k, s = np.float64(as_float(row[j])), scale * np.float64(q[j])
         off += (k - s) * (k - s)
         own += s * s
         key += k * k
@@ -27,14 +28,14 @@ def _quantise_row(row: Any, tiniest: float, q: Any) -> Any:
     """Writes q; gives the scale, 0 where the row is too small to be sketched."""
     largest = np.float32(0.0)
     for j in range(row.shape[0]):
-        largest = max(largest, abs(row[j]))
+        largest = max(largest, abs(as_float(row[j])))
     scale = np.float32(largest / np.float32(127.0))
     if not scale >= tiniest:
         return np.float32(0.0)
     inverse = 1.0 / np.float64(scale)
     for j in range(row.shape[0]):
         # Rounding to the nearest is for tightness only: the proof takes any q.
-        q[j] = np.int8(min(max(np.rint(np.float64(row[j]) * inverse), -127.0), 127.0))
+        q[j] = np.int8(min(max(np.rint(np.float64(as_float(row[j])) * inverse), -127.0), 127.0))
     return scale
 
 
@@ -55,8 +56,9 @@ def _share(thread: int, threads: int, rows: Any, tiniest: float, q: Any, scale: 
 @njit(**_STRICT)
 def quantise(rows: Any, tiniest: float, q: Any, scale: Any, norms: Any, threads: int,
              pool: Any) -> None:  # fmt: skip
-    """rows: (n, d) float32 -> q: (n, >= d) int8, scale: (n,) float32, norms: (n, 3) float64.
+    """rows: (n, d) float32, or bfloat16 in uint16 -> q, scale, norms.
 
+    q: (n, >= d) int8; scale: (n,) float32; norms: (n, 3) float64.
     q comes as zeros; a row whose scale would be below `tiniest` keeps them, and scale 0. norms are
     those of k - s q, s q and k.
     """

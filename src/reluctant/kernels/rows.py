@@ -25,11 +25,11 @@ def add_list(out: Any, m: int, lo: int, hi: int, values: Any, index: Any, weight
         last = min(first + _SEGMENT, stop)
         j = lo
         if hi - lo == CHUNK:
-            _add_chunk(out, m, lo, values, index, weight, first, last)
+            _add_chunk(out, m, lo, values, index, weight, first, last, stop)
             j = hi
         while j + 16 <= hi:
-            _add_vector(out, m, j, values, index, weight, first, last)
+            _add_vector(out, m, j, values, index, weight, first, last, stop)
             j += 16
         while j < hi:
-            _add_column(out, m, j, values, index, weight, first, last)
+            _add_column(out, m, j, values, index, weight, first, last, stop)
             j += 1

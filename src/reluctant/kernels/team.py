@@ -26,15 +26,15 @@ _SMALL_ELSEWHERE = 1 << 21  # on a thread that may have to start a pool of its o
 _POINTER = I8.as_pointer()
 
 
-def _addresses() -> tuple[int, int]:
-    """Where `GOMP_parallel` and `omp_get_thread_num` are in this process; zeros if nowhere."""
+def _addresses() -> tuple[int, int, int]:
+    """Of GOMP_parallel, omp_get_thread_num, omp_get_num_threads; zeros if there is no OpenMP."""
     try:
         program = ctypes.CDLL(None)  # importing torch has made its OpenMP's symbols global
-        found = (program.GOMP_parallel, program.omp_get_thread_num)
+        found = (program.GOMP_parallel, program.omp_get_thread_num, program.omp_get_num_threads)
     except (OSError, TypeError, AttributeError):  # no OpenMP, or one of another kind
-        return 0, 0
-    fork, number = (ctypes.cast(f, ctypes.c_void_p).value or 0 for f in found)
-    return fork, number
+        return 0, 0, 0
+    fork, number, size = (ctypes.cast(f, ctypes.c_void_p).value or 0 for f in found)
+    return fork, number, size
 
 
 POOL = _addresses()
@@ -74,7 +74,7 @@ def spread(typing_context: Any, worker: Any, pool: Any, threads: Any, args: Any)
 
     def generate(context: Any, builder: Any, signature: Any, values: Any) -> Any:
         _, pool_value, threads_value, args_value = values
-        fork, number = cgutils.unpack_tuple(builder, pool_value, 2)
+        fork, number, size = cgutils.unpack_tuple(builder, pool_value, 3)
         compiled = worker.dispatcher.overloads[tuple(worker_signature.args)]
         context.add_linking_libs([compiled.library])
 
@@ -94,9 +94,11 @@ def spread(typing_context: Any, worker: Any, pool: Any, threads: Any, args: Any)
         member.linkage = "internal"
         inside = ir.IRBuilder(member.append_basic_block("entry"))
         shared = inside.bitcast(member.args[0], layout.as_pointer())
-        at, count, arguments = (inside.load(inside.gep(shared, [zero, I32(k)])) for k in range(3))
-        own_number = inside.inttoptr(at, ir.FunctionType(I32, []).as_pointer())
-        call(inside, inside.sext(inside.call(own_number, []), I64), count, arguments)
+        items = [inside.load(inside.gep(shared, [zero, I32(k)])) for k in range(3)]
+        # A team may be smaller than asked for (OMP_DYNAMIC, OMP_THREAD_LIMIT): its members ask.
+        kind = ir.FunctionType(I32, []).as_pointer()
+        own, all_of_them = (inside.call(inside.inttoptr(f, kind), []) for f in items[:2])
+        call(inside, inside.sext(own, I64), inside.sext(all_of_them, I64), items[2])
         inside.ret_void()
 
         with builder.if_else(builder.icmp_signed("<=", threads_value, I64(1))) as (alone, team):
@@ -104,7 +106,7 @@ def spread(typing_context: Any, worker: Any, pool: Any, threads: Any, args: Any)
                 call(builder, I64(0), I64(1), args_value)
             with team:
                 data = cgutils.alloca_once(builder, layout)
-                for k, value in enumerate((number, threads_value, args_value)):
+                for k, value in enumerate((number, size, args_value)):
                     builder.store(value, builder.gep(data, [zero, I32(k)]))
                 kind = ir.FunctionType(ir.VoidType(), [member.type, _POINTER, I32, I32])
                 parallel = builder.inttoptr(fork, kind.as_pointer())
@@ -112,5 +114,5 @@ def spread(typing_context: Any, worker: Any, pool: Any, threads: Any, args: Any)
                 builder.call(parallel, [member, builder.bitcast(data, _POINTER), count, zero])
         return context.get_dummy_value()
 
-    addresses = types.UniTuple(types.int64, 2)
+    addresses = types.UniTuple(types.int64, 3)
     return types.void(worker, addresses, types.int64, args), generate

@@ -17,11 +17,12 @@ from numba.extending import intrinsic
 
 LANES = 16
 
-I8, I32, I64 = ir.IntType(8), ir.IntType(32), ir.IntType(64)
+I8, I16, I32, I64 = (ir.IntType(bits) for bits in (8, 16, 32, 64))
 _F32 = ir.FloatType()
 _VF = ir.VectorType(_F32, LANES)
-_VI8 = ir.VectorType(I8, LANES)
+_VI16 = ir.VectorType(I16, LANES)
 _VI32 = ir.VectorType(I32, LANES)
+_SIXTEENS = ir.Constant(_VI32, [16] * LANES)
 _ZEROS = ir.Constant(_VF, [0.0] * LANES)
 
 
@@ -37,15 +38,34 @@ class Emitter:
         array = self.context.make_array(kind)(self.context, self.b, self.args[position])
         return array.data, cgutils.unpack_tuple(self.b, array.shape, kind.ndim)[-1]
 
+    def is_short(self, position: int) -> bool:
+        """Whether an array argument holds bfloat16 (as uint16)."""
+        return bool(self.signature.args[position].dtype == types.uint16)
+
     def row(self, data: Any, width: Any, index: Any, plus: int = 0) -> Any:
         return self.b.gep(data, [self.b.mul(self.b.add(index, I64(plus)), width)])
 
-    def load(self, pointer: Any, offset: Any, integer: bool = False) -> Any:
+    def load(self, pointer: Any, offset: Any) -> Any:
+        """16 numbers from a row of float32 or, in uint16, bfloat16."""
         at = self.b.gep(pointer, [offset])
-        if integer:  # 16 bytes, widened to float32: exact
-            raw = self.b.load(self.b.bitcast(at, _VI8.as_pointer()), align=1)
-            return self.b.sitofp(self.b.sext(raw, _VI32), _VF)
+        if pointer.type.pointee == I16:
+            raw = self.b.load(self.b.bitcast(at, _VI16.as_pointer()), align=2)
+            return self.b.bitcast(self.b.shl(self.b.zext(raw, _VI32), _SIXTEENS), _VF)
         return self.b.load(self.b.bitcast(at, _VF.as_pointer()), align=4)
+
+    def load_one(self, pointer: Any, offset: Any) -> Any:
+        """One number, likewise."""
+        value = self.b.load(self.b.gep(pointer, [offset]))
+        if value.type == I16:
+            return self.b.bitcast(self.b.shl(self.b.zext(value, I32), I32(16)), _F32)
+        return value
+
+    def prefetch(self, pointer: Any, offset: Any) -> None:
+        """Asks for a cache line, into the second-level cache. Never faults."""
+        at = self.b.bitcast(self.b.gep(pointer, [offset]), I8.as_pointer())
+        kind = ir.FunctionType(ir.VoidType(), [I8.as_pointer(), I32, I32, I32])
+        function = cgutils.get_or_insert_function(self.b.module, kind, "llvm.prefetch.p0")
+        self.b.call(function, [at, I32(0), I32(2), I32(1)])
 
     def store(self, value: Any, pointer: Any, offset: Any) -> None:
         at = self.b.gep(pointer, [offset])
@@ -97,77 +117,33 @@ class Emitter:
         return [j, *phis]
 
 
-TILE = 64  # columns of a tile of the sketch: a cache line of each of its rows
-GROUP = 4  # rows of a tile
-
-
-def tile_dot(tokens: int) -> Any:
-    """An intrinsic `f(q, g, x, m, d)`: products of the four rows of group g with tokens m.. of x.
-
-    q: (groups, d / 64, 4, 64) int8; x: (m, d) float32; d: a multiple of 64. Gives 4 * tokens
-    float32, row by row. Four rows a pass, so that one reading of x serves them all; in tiles, so
-    that a group is one stretch of memory, as the processor's prefetcher likes it; and in 16 sums
-    side by side, so that the additions' latency does not set the pace.
-    """
-    chains = 4 // tokens
-
-    @intrinsic
-    def kernel(_: Any, q: Any, g: Any, x: Any, m: Any, d: Any) -> Any:
-        count = GROUP * tokens
-        result = types.UniTuple(types.float32, count)
-
-        def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
-            e = Emitter(context, builder, signature, args)
-            x_data, x_width = e.array(2)
-            group = e.row(e.array(0)[0], e.b.mul(args[4], I64(GROUP)), args[1])
-            x_rows = [e.row(x_data, x_width, args[3], t) for t in range(tokens)]
-
-            def tile(j: Any, sums: list[Any]) -> list[Any]:
-                for u in range(TILE // LANES):
-                    at = e.b.add(j, I64(u * LANES))
-                    columns = [e.load(p, at) for p in x_rows]
-                    for r in range(GROUP):
-                        offset = I64(r * TILE + u * LANES)
-                        place = e.b.add(e.b.mul(j, I64(GROUP)), offset)
-                        weights = e.load(group, place, integer=True)
-                        for t in range(tokens):
-                            k = (u % chains) * count + r * tokens + t
-                            sums[k] = e.fma(weights, columns[t], sums[k])
-                return sums
-
-            _, *sums = e.loop(I64(0), args[4], TILE, [_ZEROS] * count * chains, tile)
-            for c in range(1, chains):
-                for k in range(count):
-                    sums[k] = e.b.fadd(sums[k], sums[c * count + k])
-            return context.make_tuple(builder, result, [e.total(v) for v in sums[:count]])
-
-        return result(q, types.intp, x, types.intp, types.intp), generate
-
-    return kernel
-
-
 _CHAINS = 8
 
 
 @intrinsic
-def key_dot(_: Any, keys: Any, i: Any, x: Any, m: Any, d: Any) -> Any:
+def key_dot(_: Any, keys: Any, i: Any, x: Any, m: Any, d: Any, following: Any) -> Any:
     """The product of keys[i, :d] and x[m, :d], float32: eight vectors of sums, then the rest.
 
-    keys: (n, d) float32; x: (m, >= d) float32.
+    keys: (n, d) float32, or bfloat16 in uint16; x: (m, >= d) float32. Row `following` of keys is
+    prefetched on the way: rows that are read here and there wait for memory one by one otherwise.
     """
 
     def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
         e = Emitter(context, builder, signature, args)
         key, column = (e.row(*e.array(k), args[k + 1]) for k in (0, 2))
+        ahead = e.row(*e.array(0), args[5])
+        line = 32 if e.is_short(0) else 16  # entries of a cache line
 
         def step(j: Any, sums: list[Any], count: int) -> list[Any]:
             for u in range(count):
                 at = e.b.add(j, I64(u * LANES))
+                if u * LANES % line == 0:
+                    e.prefetch(ahead, at)
                 sums[u] = e.fma(e.load(key, at), e.load(column, at), sums[u])
             return sums
 
         def single(j: Any, sums: list[Any]) -> list[Any]:
-            return [e.fma(e.b.load(e.b.gep(key, [j])), e.b.load(e.b.gep(column, [j])), sums[0])]
+            return [e.fma(e.load_one(key, j), e.load_one(column, j), sums[0])]
 
         start, d_value = I64(0), args[4]
         j, *sums = e.loop(
@@ -181,24 +157,28 @@ def key_dot(_: Any, keys: Any, i: Any, x: Any, m: Any, d: Any) -> Any:
         return total
 
     n = types.intp
-    return types.float32(keys, n, x, n, n), generate
+    return types.float32(keys, n, x, n, n, n), generate
+
+
+_AHEAD = 6  # rows: far enough for memory, near enough for the queue of outstanding reads
 
 
 def add_rows(vectors: int) -> Any:
-    """An intrinsic `f(y, m, c, v, index, h, start, stop)`, the sum of rows of v, weighted:
+    """An intrinsic `f(y, m, c, v, index, h, start, stop, end)`, the sum of rows of v, weighted:
 
         y[m, c : c + w] += sum over p in start..stop of h[p] * v[index[p], c : c + w]
 
     w = 16 * vectors columns (0 vectors: a single column). The sums stay in registers over the
     whole list: y is read and written once. Each column is one chain of multiply-adds in list order,
-    from zero, so that its bits do not depend on how the columns are divided.
+    from zero, so that its bits do not depend on how the columns are divided. Rows further on in the
+    list, which goes on to `end`, are prefetched.
 
-    y: (m, d) float32; v: (n, d) float32; index: int32; h: float32.
+    y: (m, d) float32; v: (n, d) float32, or bfloat16 in uint16; index: int32; h: float32.
     """
 
     @intrinsic
     def kernel(
-        _: Any, y: Any, m: Any, c: Any, v: Any, index: Any, h: Any, start: Any, stop: Any
+        _: Any, y: Any, m: Any, c: Any, v: Any, index: Any, h: Any, start: Any, stop: Any, end: Any
     ) -> Any:
         def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
             e = Emitter(context, builder, signature, args)
@@ -209,13 +189,22 @@ def add_rows(vectors: int) -> Any:
             y_row = e.b.gep(e.row(y_data, y_width, args[1]), [column])
             offsets = [I64(k * LANES) for k in range(vectors)]
             scalar = vectors == 0
+            last = e.b.sub(args[8], I64(1))
+
+            def piece(p: Any) -> Any:
+                """Where the columns of the p-th row of the list begin."""
+                i = e.b.sext(e.b.load(e.b.gep(index_data, [p])), I64)
+                return e.b.gep(e.row(v_data, v_width, i), [column])
 
             def body(p: Any, sums: list[Any]) -> list[Any]:
-                i = e.b.sext(e.b.load(e.b.gep(index_data, [p])), I64)
-                row = e.b.gep(e.row(v_data, v_width, i), [column])
+                row = piece(p)
                 weight = e.b.load(e.b.gep(h_data, [p]))
                 if scalar:
-                    return [e.fma(weight, e.b.load(row), sums[0])]
+                    return [e.fma(weight, e.load_one(row, I64(0)), sums[0])]
+                later = e.b.add(p, I64(_AHEAD))
+                ahead = piece(e.b.select(e.b.icmp_signed("<", later, last), later, last))
+                for offset in offsets[:: 2 if e.is_short(3) else 1]:
+                    e.prefetch(ahead, offset)
                 weight = e.splat(weight)
                 return [
                     e.fma(weight, e.load(row, o), s) for o, s in zip(offsets, sums, strict=True)
@@ -231,7 +220,7 @@ def add_rows(vectors: int) -> Any:
             return context.get_dummy_value()
 
         n = types.intp
-        return types.void(y, n, n, v, index, h, n, n), generate
+        return types.void(y, n, n, v, index, h, n, n, n), generate
 
     return kernel
 

@@ -1,0 +1,93 @@
+"""The few-token kernel called by addresses: the way in that costs least.
+
+Numba looks at every argument of a call, and an array costs it a dozen times what a number does. So
+what stays the same from call to call goes in as one table of numbers.
+"""
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from numba import carray, njit, types
+from numba.extending import intrinsic
+
+from reluctant.kernels import few
+from reluctant.kernels.candidates import Layer
+from reluctant.kernels.lanes import GROUP, QUAD
+from reluctant.kernels.team import POOL
+from reluctant.kernels.turns import YIELD
+
+_ARRAYS = len(Layer._fields)
+
+
+@intrinsic
+def _pointer(_: Any, address: Any, like: Any) -> Any:
+    """An address as a pointer to numbers of the kind that the array `like` holds."""
+    kind = types.CPointer(like.dtype)
+
+    def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        return builder.inttoptr(args[0], context.get_value_type(kind))
+
+    return kind(types.int64, like), generate
+
+
+def table_of(layer: Layer, numbers: Sequence[float]) -> tuple[Any, ...]:
+    """What `run_at` takes first. The arrays have to outlive it.
+
+    numbers: max_norm, slack, threshold, code, gated, in_integers (as `few.run` takes them).
+    """
+    d_ff, d_model = layer.rows.shape
+    sizes = (d_ff, d_model, *layer.q.shape[:2], layer.probe.size)
+    addresses = [array.ctypes.data for array in layer]
+    max_norm, slack, threshold, *integers = numbers
+    table: npt.NDArray[np.int64] = np.array(
+        [*addresses, *sizes, *map(int, integers), *POOL, YIELD], np.int64
+    )
+    return table, np.array([max_norm, slack, threshold]), layer.rows[:0, 0]
+
+
+@njit(nogil=True, cache=True, error_model="numpy")
+def run_at(
+    table: Any, numbers: Any, kind: Any, x_at: int, out_at: int, tokens: int, limit: float,
+    everything: bool, turn: int, totals: Any, threads: int,
+) -> Any:  # fmt: skip
+    """`few.run` for the layer of `table_of`, with x and out at these addresses.
+
+    kind: an empty array of the weights' type. x, out: (tokens, d_model), of that type, contiguous.
+    """
+    at, more = table, table[_ARRAYS:]
+    d_ff, d, groups, quads, probes = more[0], more[1], more[2], more[3], more[4]
+    code, gated, in_integers, pool, give_way = more[5], more[6], more[7], more[8:11], more[11]
+    floats, integers = np.empty(0, np.float32), np.empty(0, np.int32)
+    bytes_, positions = np.empty(0, np.int8), np.empty(0, np.int64)
+    return few.run(
+        carray(_pointer(x_at, kind), (tokens, d)),
+        carray(_pointer(at[0], bytes_), (groups, quads, GROUP, QUAD)),
+        carray(_pointer(at[1], floats), (d_ff,)),
+        carray(_pointer(at[2], floats), (d_ff,)),
+        carray(_pointer(at[3], floats), (d_ff,)),
+        carray(_pointer(at[4], integers), (d_ff,)),
+        carray(_pointer(at[5], kind), (d_ff, d)),
+        carray(_pointer(at[6], kind), (d_ff,)),
+        carray(_pointer(at[7], kind), (d_ff, d)),
+        carray(_pointer(at[8], kind), (d_ff,)),
+        carray(_pointer(at[9], kind), (d_ff, d)),
+        carray(_pointer(at[10], kind), (d,)),
+        carray(_pointer(at[11], positions), (probes,)),
+        carray(_pointer(at[12], kind), (probes,)),
+        numbers[0],
+        numbers[1],
+        numbers[2],
+        code,
+        gated != 0,
+        in_integers != 0,
+        limit,
+        everything,
+        turn,
+        carray(_pointer(out_at, kind), (tokens, d)),
+        totals,
+        threads,
+        (pool[0], pool[1], pool[2]),
+        give_way,
+    )
