@@ -4,7 +4,7 @@ BIN := .venv/bin
 STAMP := .venv/.installed
 PIP := $(BIN)/python -m pip --disable-pip-version-check
 
-.PHONY: demo test check bench clean
+.PHONY: demo test check bench plot clean
 
 demo: $(STAMP)
 	$(BIN)/reluctant demo
@@ -19,6 +19,10 @@ check: $(STAMP)
 
 bench: $(STAMP)
 	$(BIN)/reluctant bench
+
+# The README's picture, about five minutes.
+plot: $(STAMP)
+	$(BIN)/reluctant bench --plot docs/bench.svg
 
 # The demo's model is installed without its declared dependencies: it names pandas and tqdm,
 # but the module it consists of imports torch only.

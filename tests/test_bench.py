@@ -1,18 +1,37 @@
 """The benchmark measures the right thing; how fast it is, no test says."""
 
+import dataclasses
+import io
 import json
+import sys
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from rich.console import Console
 from torch import Tensor
 
-from reluctant.bench import Cell, Shape, grid, limits, measure, peers, run_bench
+from reluctant.bench import (
+    Cell,
+    Result,
+    Row,
+    Shape,
+    grid,
+    limits,
+    measure,
+    peers,
+    plot,
+    run_bench,
+)
 from reluctant.bench import layer as drawn
 from reluctant.bench.peers.peer import Peer, to_int8
+from reluctant.bench.row import TOLERANCE
+from reluctant.bench.table import show
 from reluctant.errors import ReluctantError
 from reluctant.feedforward import FeedForward
+from reluctant.files import write_json
 
 TINY = Shape(32, 128)
 QUICK_TO_BUILD = ("oneDNN", "ONNX Runtime", "OpenVINO", "ONNX Runtime int8")
@@ -168,7 +187,7 @@ def test_rows_of_other_layers(shape: Shape, dtype: str, activation: str) -> None
     for row in result.rows:
         assert (row.gated, row.dtype, row.activation) == (shape.gated, dtype, activation)
         assert row.tolerance == pytest.approx(
-            1.5 * row.errors["eager"] if dtype == "bfloat16" else measure.TOLERANCE
+            1.5 * row.errors["eager"] if dtype == "bfloat16" else TOLERANCE
         )
 
 
@@ -323,3 +342,86 @@ def test_the_whole_grid_holds_what_it_should() -> None:
     assert len(relu) == 8 * 6 * 2 * 6  # tokens, shapes, dtypes, densities
     assert all(c.states == ("cold", "warm") for c in relu)
     assert {c.phase for c in cells if c.density is None} == {"decode", "few", "many"}
+
+
+def plotted(**changes: Any) -> Row:
+    row = Row(
+        phase="decode", dtype="float32", tokens=1, d_model=1024, d_ff=4096, active=0.04,
+        candidates=0.06, ours_us=100.0, peers={"eager": 600.0}, ratio_best=6.0, ratio_eager=6.0,
+        limit_share=0.5, achieved=1e9, limit=2e9, errors={}, ways={}, missing={}, cold=True,
+        density=0.04,
+    )  # fmt: skip
+    return dataclasses.replace(row, **changes)
+
+
+def sweep_rows() -> list[Row]:
+    return [
+        plotted(
+            tokens=cell.tokens,
+            d_ff=cell.shape.d_ff,
+            active=cell.density,
+            density=cell.density,
+            ratio_best=10 * (1 - (cell.density or 0)),
+        )
+        for cell in grid.sweep()
+    ]
+
+
+@pytest.mark.parametrize(("ending", "begins"), [("svg", b"<?xml"), ("png", b"\x89PNG")])
+def test_a_picture_is_drawn_from_written_rows(tmp_path: Path, ending: str, begins: bytes) -> None:
+    pytest.importorskip("matplotlib")
+    written, picture = tmp_path / "rows.json", tmp_path / f"picture.{ending}"
+    write_json(written, {"rows": [dataclasses.asdict(row) for row in sweep_rows()]})
+    assert plot.load(written) == sweep_rows()
+    plot.draw(plot.load(written), picture)
+    first = picture.read_bytes()
+    assert first.startswith(begins)
+    plot.draw(sweep_rows(), picture)
+    assert picture.read_bytes() == first
+    assert {file.name for file in tmp_path.iterdir()} == {"rows.json", picture.name}
+
+
+def test_what_the_picture_shows() -> None:
+    other = [plotted(cold=False), plotted(dtype="bfloat16"), plotted(gated=True)]
+    lines = plot.by_density(plot.fitting([*other, *sweep_rows()]))
+    assert {n: [row.density for row in line] for n, line in lines.items()} == {
+        n: sorted([*grid.DENSITIES, *([128 / 4096] if n == 1 else [])]) for n in (1, 8, 512)
+    }
+    sizes = plot.by_size(plot.fitting([*other, *sweep_rows()]))
+    assert [row.d_ff for row in sizes] == list(grid.SWEEP_SIZES)
+    assert all(round((row.density or 0) * row.d_ff) == 128 for row in sizes)
+
+
+def test_pictures_that_cannot_be_drawn(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("matplotlib")
+    with pytest.raises(ReluctantError, match="found none"):
+        plot.draw([plotted()], tmp_path / "a.svg")
+    with pytest.raises(ReluctantError, match="ends in one of"):
+        plot.check(tmp_path / "a.jpg")
+    (tmp_path / "b.json").write_text('{"rows": [{"phase": "decode"}]}')
+    with pytest.raises(ReluctantError, match=r"expected a file .*b\.json"):
+        plot.load(tmp_path / "b.json")
+    monkeypatch.setitem(sys.modules, "matplotlib", None)
+    with pytest.raises(ReluctantError, match="pip install 'reluctant"):
+        plot.check(tmp_path / "a.svg")
+    assert [file.name for file in tmp_path.iterdir()] == ["b.json"]
+
+
+def test_the_table_is_legible_in_80_columns() -> None:
+    rows = [
+        plotted(
+            errors={"ours": 2e-7, "eager": 3e-7, "ONNX Runtime int8": 1e-2},
+            peers={"eager": 23456.0, "ONNX Runtime int8": 98765.0},
+            approximate=["ONNX Runtime int8"],
+            ratio_int8=1.5,
+            ways={"few": 9, "many": 0, "dense": 0},
+            d_model=4096,
+            d_ff=16384,
+        )
+    ]
+    text = io.StringIO()
+    show(Result(rows, 4e10, 0.0, "highest"), Console(file=text, width=80))
+    assert "…" not in text.getvalue()
+    plain = text.getvalue().replace("\N{NO-BREAK SPACE}", " ")
+    for figure in ("~ONNX Runtime int8 98765 (1e-2)", "eager 23456 (3e-7)", "6.00x", "1.50x"):
+        assert figure in plain

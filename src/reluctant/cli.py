@@ -107,8 +107,18 @@ def bench(
         str, typer.Option(metavar="NAMES", help="Some of the peers; none: eager only.")
     ] = "",
     real: Annotated[bool, typer.Option("--real", help="A trained model's layers only.")] = False,
-    rounds: Annotated[int, typer.Option(min=1, help="Turns of each implementation.")] = 7,
+    rounds: Annotated[
+        int | None, typer.Option(min=1, help="Turns of each: 7, with --quick and --plot 4.")
+    ] = None,
     quick: Annotated[bool, typer.Option("--quick", help="A look at each phase.")] = False,
+    plot: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE", help="Measure what its two panels need, and draw them."),
+    ] = None,
+    rows_from: Annotated[
+        Path | None,
+        typer.Option("--from", metavar="FILE", help="With --plot: draw what --json has written."),
+    ] = None,
     full: Annotated[bool, typer.Option("--full", help="The whole grid: hours.")] = False,
     json: JsonFile = None,
 ) -> None:
@@ -120,6 +130,7 @@ def bench(
     """
     with _clean_exit(json):
         from reluctant.bench import grid, run_bench  # noqa: PLC0415
+        from reluctant.bench import plot as picture  # noqa: PLC0415
         from reluctant.bench.peers import BUILDERS  # noqa: PLC0415
         from reluctant.bench.table import show  # noqa: PLC0415
 
@@ -131,22 +142,32 @@ def bench(
             "tokens": _listed(tokens, int),
             "states": _listed(states, str),
         }
-        whole = [name for name, on in {"quick": quick, "full": full, "real": real}.items() if on]
+        wholes = {"quick": quick, "full": full, "real": real, "plot": plot is not None}
+        whole = [name for name, on in wholes.items() if on]
         picks = [f"--{name}" for name, values in picked.items() if values]
         picks += ["--activation"] * (activation != "relu")
         if len(whole) > 1 or (whole and picks):
             both = " and ".join([f"--{name}" for name in whole] + picks)
             raise ReluctantError(f"expected one selection, got {both}: leave one out")
+        if plot is not None:
+            picture.check(plot)
+        if rows_from is not None:
+            if plot is None or json is not None:
+                raise ReluctantError("--from draws a picture: it goes with --plot, without --json")
+            picture.draw(picture.load(rows_from), plot)
+            return
+        names = _listed(peers, str) or list(grid.SWEEP_PEERS if plot else BUILDERS)
         if picks:
             cells = grid.choose(**picked, activation=activation)
         else:
-            cells = getattr(grid, whole[0] if whole else "usual")()
-        names = _listed(peers, str) or list(BUILDERS)
+            selections = {"quick": grid.quick, "full": grid.full, "real": grid.real}
+            selections |= {"plot": grid.sweep, "usual": grid.usual}
+            cells = selections[whole[0] if whole else "usual"]()
         with _progress() as progress:
             task = progress.add_task("starting", total=len(cells))
             result = run_bench(
                 cells,
-                rounds=rounds,
+                rounds=rounds or (4 if quick or plot else 7),
                 names=[] if names == ["none"] else names,
                 on_progress=lambda what, done: progress.update(
                     task, description=what, completed=done
@@ -155,6 +176,8 @@ def bench(
         show(result, Console())
         if json is not None:
             write_json(json, result.to_json())
+        if plot is not None:
+            picture.draw(result.rows, plot)
         if not result.agree:
             raise typer.Exit(FAILED)
 

@@ -104,14 +104,36 @@ def usual() -> list[Cell]:
 
 
 def quick() -> list[Cell]:
-    """A look at each phase within a minute or so."""
+    """A look at each phase, in little more than a minute."""
     small, middle = SHAPES[1:3]
+    cold = ("cold",)
     return [
-        Cell("decode", 1, small, states=("warm",)),
         Cell("decode", 1, middle),
-        Cell("few", 8, middle, states=("cold",)),
-        Cell("many", 512, small, states=("cold",)),
-        Cell("many", 512, small, activation="gelu", states=("cold",)),
+        Cell("few", 8, middle, states=cold),
+        Cell("many", 512, small, states=cold),
+        Cell("many", 512, small, activation="gelu", states=cold),
+    ]
+
+
+# Where the picture comes from: density changes in one layer, d_ff at a fixed number of active ones.
+SWEEP_SHAPE = Shape(1024, 4096)
+SWEEP_SIZES = (1024, 2048, 4096, 8192, 16384)
+SWEEP_ACTIVE = 128
+SWEEP_PEERS = ("oneDNN", "ONNX Runtime", "OpenVINO")  # the best of the exact ones, built quickly
+
+
+def sweep() -> list[Cell]:
+    """What `--plot` needs."""
+    sizes = [(phase, n) for phase, typical in TYPICAL.items() for n in typical]
+    return [
+        *(
+            Cell(phase, n, SWEEP_SHAPE, density=density, states=("cold",))
+            for (phase, n), density in product(sizes, DENSITIES)
+        ),
+        *(
+            Cell("decode", 1, Shape(1024, d_ff), density=SWEEP_ACTIVE / d_ff, states=("cold",))
+            for d_ff in SWEEP_SIZES
+        ),
     ]
 
 

@@ -10,11 +10,10 @@ import torch
 
 from reluctant.bench import limits, peers
 from reluctant.bench.grid import Cell
-from reluctant.bench.measure import Row, measure
+from reluctant.bench.measure import measure
+from reluctant.bench.row import Row
 from reluctant.errors import ReluctantError
 from reluctant.machine import cpu_model, last_level_cache, versions
-
-ROUNDS = 7
 
 
 @dataclass(frozen=True)
@@ -47,7 +46,7 @@ class Result:
 def run_bench(
     cells: Sequence[Cell],
     *,
-    rounds: int = ROUNDS,
+    rounds: int = 7,
     names: Iterable[str] = tuple(peers.BUILDERS),
     on_progress: Callable[[str, float], object] = lambda what, done: None,
 ) -> Result:

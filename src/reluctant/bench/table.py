@@ -4,7 +4,7 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
-from reluctant.bench.measure import Row
+from reluctant.bench.row import Row
 from reluctant.bench.run import Result
 from reluctant.machine import header, last_level_cache
 
@@ -48,8 +48,8 @@ def _ratios(rows: list[Row]) -> Table:
     table.caption = (
         "cold: the calls go round the layers of a model (their number), so that the weights have "
         "left the caches as far as they do in a model; warm: one layer over and over again. best: "
-        "the fastest dense peer with the same weights in the same dtype. ~int8: the fastest "
-        "approximate one (int8 weights, or float32 ones rounded to bfloat16)."
+        "the fastest dense peer with the same weights in the same dtype (ORT: ONNX Runtime). "
+        "~int8: the fastest approximate one (int8 weights, or float32 ones rounded to bfloat16)."
     )
     for row in rows:
         int8 = "-" if row.ratio_int8 is None else f"{row.ratio_int8:.2f}x"
@@ -57,7 +57,7 @@ def _ratios(rows: list[Row]) -> Table:
             *_which(row),
             _number(row.ours_us),
             _number(row.peers[row.best]),
-            row.best,
+            row.best.replace("ONNX Runtime", "ORT"),
             f"{row.ratio_best:.2f}x",
             f"{row.ratio_eager:.2f}x",
             int8,
@@ -66,25 +66,26 @@ def _ratios(rows: list[Row]) -> Table:
 
 
 def _peers(rows: list[Row]) -> Table:
-    names = list(dict.fromkeys(name for row in rows for name in row.peers))
-    rough = {name for row in rows for name in row.approximate}
-    table = _table(
-        "Each implementation: microseconds, and below relative error against float64",
-        ["ours", *(f"{'~' if n in rough else ''}{_short(n)}" for n in names)],
+    table = Table(
+        title="Everyone: microseconds (relative error against float64)",
+        box=box.SIMPLE,
+        pad_edge=False,
+        show_header=False,
     )
+    table.add_column(no_wrap=True)
+    table.add_column()
     table.caption = "~ approximate by design: it computes something else, and is no rival."
     for row in rows:
-        cells = [_time_and_error(row, "ours", row.ours_us)]
-        cells += [_time_and_error(row, name, row.peers.get(name)) for name in names]
-        table.add_row(*_which(row), *cells)
+        times = {"ours": row.ours_us, **row.peers}
+        everyone = "   ".join(_time_and_error(row, name, time) for name, time in times.items())
+        table.add_row(" ".join(_which(row)), everyone)
     return table
 
 
 def _limits(rows: list[Row]) -> Table:
-    ways = ("few", "many", "dense")
     table = _table(
-        "Ours against the machine",
-        ["active", "candi- dates", "achieved", "limit", "share", "calls " + "/".join(ways)],
+        "Ours against the machine: GB/s up to 16 tokens, GFLOP/s beyond",
+        ["active", "candi- dates", "done", "limit", "share", "mostly"],
     )
     table.caption = (
         "Limits were measured in turns with the calls. Up to 16 tokens: the bytes that must be "
@@ -95,15 +96,14 @@ def _limits(rows: list[Row]) -> Table:
         "neurons only; what is skipped does not count), against a large product."
     )
     for row in rows:
-        unit = "GFLOP/s" if row.phase == "many" else "GB/s"
         table.add_row(
             *_which(row),
             f"{row.active:.1%}",
             f"{row.candidates:.1%}",
             f"{row.achieved / 1e9:.0f}",
-            f"{row.limit / 1e9:.0f} {unit}",
+            f"{row.limit / 1e9:.0f}",
             f"{row.limit_share:.0%}",
-            "/".join(str(row.ways[way]) for way in ways),
+            max(row.ways, key=lambda way: row.ways[way]),
         )
     return table
 
@@ -130,18 +130,13 @@ def _layer(row: Row) -> str:
     return f"{shape} {row.activation if row.activation != 'relu' else f'{row.density:.0%}'}"
 
 
-def _short(name: str) -> str:
-    return name.replace("ONNX Runtime", "ORT").replace("OpenVINO", "OV")
-
-
 def _number(microseconds: float) -> str:
     return f"{microseconds:.0f}" if microseconds < 1e5 else f"{microseconds / 1e3:.0f}k"
 
 
-def _time_and_error(row: Row, name: str, microseconds: float | None) -> str:
-    if microseconds is None:
-        return "-"
-    time, error = _number(microseconds), f"{row.errors[name]:.0e}".replace("e-0", "e-")
-    if name in row.wrong:
-        return f"[red]{time}!\n{error}[/]"
-    return f"{time}\n[dim]{error}[/]"
+def _time_and_error(row: Row, name: str, microseconds: float) -> str:
+    """One that does not break at the end of a line: with non-breaking spaces."""
+    sign = "~" if name in row.approximate else ""
+    error = f"{row.errors[name]:.0e}".replace("e-0", "e-")
+    text = f"{sign}{name} {_number(microseconds)} ({error})".replace(" ", "\N{NO-BREAK SPACE}")
+    return f"[red]{text}![/]" if name in row.wrong else text

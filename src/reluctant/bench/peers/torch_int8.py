@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from reluctant.bench.peers.peer import Peer, function_of, to_int8
 from reluctant.feedforward import FeedForward
 
-X86_TOKENS = range(2, 17)  # where the engine "x86" was faster than "onednn"
+X86_TOKENS = range(17)  # where the engine "x86" was faster than "onednn"
 
 
 def dynamic(layers: Sequence[FeedForward], tokens: int) -> Peer:
