@@ -422,6 +422,5 @@ def test_the_table_is_legible_in_80_columns() -> None:
     text = io.StringIO()
     show(Result(rows, 4e10, 0.0, "highest"), Console(file=text, width=80))
     assert "…" not in text.getvalue()
-    plain = text.getvalue().replace("\N{NO-BREAK SPACE}", " ")
     for figure in ("~ONNX Runtime int8 98765 (1e-2)", "eager 23456 (3e-7)", "6.00x", "1.50x"):
-        assert figure in plain
+        assert figure in text.getvalue()

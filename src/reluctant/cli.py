@@ -108,7 +108,7 @@ def bench(
     ] = "",
     real: Annotated[bool, typer.Option("--real", help="A trained model's layers only.")] = False,
     rounds: Annotated[
-        int | None, typer.Option(min=1, help="Turns of each: 7, with --quick and --plot 4.")
+        int | None, typer.Option(min=1, help="Turns of each: 5, with --quick and --plot 4.")
     ] = None,
     quick: Annotated[bool, typer.Option("--quick", help="A look at each phase.")] = False,
     plot: Annotated[
@@ -157,6 +157,8 @@ def bench(
             picture.draw(picture.load(rows_from), plot)
             return
         names = _listed(peers, str) or list(grid.SWEEP_PEERS if plot else BUILDERS)
+        if quick and not peers:
+            names.remove("compile")  # minutes of compiling, for what oneDNN's row shows as well
         if picks:
             cells = grid.choose(**picked, activation=activation)
         else:
@@ -167,7 +169,7 @@ def bench(
             task = progress.add_task("starting", total=len(cells))
             result = run_bench(
                 cells,
-                rounds=rounds or (4 if quick or plot else 7),
+                rounds=rounds or (4 if quick or plot else 5),
                 names=[] if names == ["none"] else names,
                 on_progress=lambda what, done: progress.update(
                     task, description=what, completed=done

@@ -46,7 +46,7 @@ class Result:
 def run_bench(
     cells: Sequence[Cell],
     *,
-    rounds: int = 7,
+    rounds: int = 5,
     names: Iterable[str] = tuple(peers.BUILDERS),
     on_progress: Callable[[str, float], object] = lambda what, done: None,
 ) -> Result:

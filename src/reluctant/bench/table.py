@@ -1,6 +1,7 @@
 """The benchmark's figures for people."""
 
 from rich import box
+from rich.columns import Columns
 from rich.console import Console
 from rich.table import Table
 
@@ -71,14 +72,15 @@ def _peers(rows: list[Row]) -> Table:
         box=box.SIMPLE,
         pad_edge=False,
         show_header=False,
+        expand=True,
     )
     table.add_column(no_wrap=True)
     table.add_column()
     table.caption = "~ approximate by design: it computes something else, and is no rival."
     for row in rows:
         times = {"ours": row.ours_us, **row.peers}
-        everyone = "   ".join(_time_and_error(row, name, time) for name, time in times.items())
-        table.add_row(" ".join(_which(row)), everyone)
+        everyone = [_time_and_error(row, name, time) for name, time in times.items()]
+        table.add_row(" ".join(_which(row)), Columns(everyone, padding=(0, 3)))
     return table
 
 
@@ -135,8 +137,7 @@ def _number(microseconds: float) -> str:
 
 
 def _time_and_error(row: Row, name: str, microseconds: float) -> str:
-    """One that does not break at the end of a line: with non-breaking spaces."""
     sign = "~" if name in row.approximate else ""
     error = f"{row.errors[name]:.0e}".replace("e-0", "e-")
-    text = f"{sign}{name} {_number(microseconds)} ({error})".replace(" ", "\N{NO-BREAK SPACE}")
+    text = f"{sign}{name} {_number(microseconds)} ({error})"
     return f"[red]{text}![/]" if name in row.wrong else text
