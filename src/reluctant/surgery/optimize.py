@@ -7,10 +7,13 @@ from reluctant.engine import Engine
 from reluctant.errors import ReluctantError
 from reluctant.surgery.agree import agree
 from reluctant.surgery.find import LOOKED_FOR, examine
+from reluctant.surgery.inline import prove
 from reluctant.surgery.prove import still
 from reluctant.surgery.report import Entry, Report
+from reluctant.surgery.seat import Seat
 from reluctant.surgery.site import Site, Unfit
-from reluctant.surgery.swap import Seat, put_in, seat_of, take_out
+from reluctant.surgery.swap import give_back, lay_out, put_in, seat_of, take_out
+from reluctant.surgery.watch import Watch
 
 WAYS = ("auto", "dense", "few", "many")
 
@@ -109,21 +112,21 @@ def _serve_again(module: nn.Module, way: str) -> Seat | None:
 
 def _serve(module: nn.Module, site: Site, way: str) -> Seat | Unfit:
     """Put an engine into the module if it computes what the module does."""
-    engine = None
+    engine, watched = None, list[Watch]()
     try:
+        lay_out(site)
         engine = Engine(site.up, site.down, site.activation, gate=site.gate, way=way)
+        if site.row is not None:
+            watched = prove(module, site)
         with still(module):
             _compare(module, site, engine)
-        put_in(module, site, engine)
+        seat = put_in(module, site, engine, watched)
     except BaseException as error:
-        if engine is not None:
-            engine.detach()
+        give_back(site, engine)
         if isinstance(error, ReluctantError | Unfit):
-            return _unfit(site, str(error))
+            return _unfit(site, str(error), refused=getattr(error, "refused", True))
         raise
     engine.calls.update(dict.fromkeys(engine.calls, 0))
-    seat = seat_of(module)
-    assert seat is not None
     return seat
 
 
@@ -135,14 +138,15 @@ def _compare(module: nn.Module, site: Site, engine: Engine) -> None:
         shape = (1,) * (site.leading - 1) + (tokens,) if site.leading else ()
         x = torch.randn(*shape, site.d_model, generator=generator, device="cpu")
         x = x.to(site.up.weight.dtype)
-        results = x, engine(x), getattr(module, site.method)(x)
+        original = getattr(module, site.method) if site.row is None else site.original
+        results = x, engine(x), original(x)
         rows.append([result.reshape(-1, site.d_model) for result in results])
     if not agree(site, *(torch.cat(parts) for parts in zip(*rows, strict=True))):
         raise Unfit("on random input the engine's result is not the layer's: please report this")
 
 
-def _unfit(site: Site, reason: str) -> Unfit:
-    unfit = Unfit(reason, refused=True)
+def _unfit(site: Site, reason: str, *, refused: bool) -> Unfit:
+    unfit = Unfit(reason, refused=refused)
     unfit.activation = site.activation.name
     unfit.d_model, unfit.d_ff = site.d_model, site.d_ff
     return unfit

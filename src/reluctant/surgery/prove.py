@@ -1,11 +1,13 @@
-"""Proves by behaviour that a forward is down(activation(up(x))), whoever wrote it.
+"""Proves by behaviour that a forward is down(activation(up(x))), whoever wrote it, or gated:
+down(activation(gate(x)) * up(x)).
 
-The weights do not matter: hooks put made-up tensors in the place of what `up` and `down` return, so
+The weights do not matter: hooks put made-up tensors in the place of what the linear maps return, so
 that layers that are zero (as a scale of 1 or a residual branch at initialisation) prove nothing.
 """
 
+import itertools
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 
 import torch
@@ -14,15 +16,16 @@ from torch.nn.modules.dropout import _DropoutNd
 
 from reluctant import probe
 from reluctant.activations import Activation, identify
-from reluctant.surgery.site import Unfit
+from reluctant.surgery.site import Unfit, sizes
 
 
 @dataclass(frozen=True, eq=False)
 class Proof:
     """Which Linear is which, the activation (None: none known), and `Site`'s trains, leading."""
 
-    up: nn.Linear
-    down: nn.Linear
+    up: nn.Module
+    down: nn.Module
+    gate: nn.Module | None
     activation: Activation | None
     trains: bool
     leading: int
@@ -30,9 +33,9 @@ class Proof:
 
 @dataclass(frozen=True, eq=False)
 class _Run:
-    """What a forward handed to up and to down, and what it returned."""
+    """What a forward handed to the first maps and to down, and what it returned."""
 
-    to_up: list[Tensor]
+    to_first: tuple[list[Tensor], ...]
     to_down: list[Tensor]
     result: object
 
@@ -45,40 +48,53 @@ class _Raises(Unfit):
     """The forward does not take this shape, or nothing at all."""
 
 
-def prove(module: nn.Module, first: nn.Module, second: nn.Module, live: object) -> Proof:
-    """Show that module(x) computes down(activation(up(x))) and nothing else.
+def prove(module: nn.Module, linears: list[nn.Module], live: object) -> Proof:
+    """Show that module(x) computes down(activation(up(x))), gated if there are three maps.
 
-    first, second: its two Linear layers, in either order. live: its activation submodule or None.
+    linears: its two or three linear maps, in any order. live: its activation submodule or None.
     Training flags, random states and attributes of the module are as before afterwards.
     Raises Unfit, with the reason, where that cannot be shown.
     """
-    assert isinstance(first, nn.Linear)
-    assert isinstance(second, nn.Linear)
     reasons: list[Unfit] = []
-    for up, down in ((first, second), (second, first)):
+    unnamed: list[Proof] = []
+    for fires, *up, down in itertools.permutations(linears):
+        size = sizes(fires)
+        if size is None or size[::-1] != sizes(down) or any(sizes(u) != size for u in up):
+            continue
         try:
             with still(module):
-                return _Trial(module, up, down).prove(live)
+                proof = _Trial(module, fires, up[0] if up else None, down).prove(live)
         except Unfit as unfit:
             reasons.append(unfit)
+        else:
+            if proof.activation is not None:
+                return proof
+            unnamed.append(proof)
+    if unnamed:
+        return unnamed[0]
     # an order in which nothing runs says less than one that computes something else
     raise next((r for r in reasons if not isinstance(r, _Raises)), reasons[0])
 
 
 class _Trial:
-    """One order of the two Linear layers."""
+    """One order of the linear maps. fires: what the activation follows; factor: up, if gated."""
 
-    def __init__(self, module: nn.Module, up: nn.Linear, down: nn.Linear) -> None:
-        self.module, self.up, self.down = module, up, down
-        self.dtype = up.weight.dtype
+    def __init__(
+        self, module: nn.Module, fires: nn.Module, factor: nn.Module | None, down: nn.Module
+    ) -> None:
+        self.module, self.fires, self.factor, self.down = module, fires, factor, down
+        self.d_model, self.d_ff = sizes(fires) or (0, 0)
+        weight = fires.weight
+        assert isinstance(weight, Tensor)
+        self.dtype = weight.dtype
         self.generator = torch.Generator("cpu").manual_seed(0)
 
     def prove(self, live: object) -> Proof:
         taken: list[int] = []
         refusals: list[Unfit] = []
         for leading in ((2, 3), (1, 1), (5,), (1,), ()):
-            x = self._random(*leading, self.up.in_features)
-            z = 4 * self._random(*leading, self.up.out_features)
+            x = self._random(*leading, self.d_model)
+            z = 4 * self._random(*leading, self.d_ff)
             try:
                 run = self._run(x.clone(), z)
             except _Raises as refusal:
@@ -92,24 +108,29 @@ class _Trial:
         if not self._differentiates(activation, max(taken)):
             raise Unfit("its forward stops gradients, or changes them on their way")
         trains = activation is not None and self._trains(activation, max(taken))
-        return Proof(self.up, self.down, activation, trains, max(taken))
+        up, gate = (self.factor, self.fires) if self.factor else (self.fires, None)
+        return Proof(up, self.down, gate, activation, trains, max(taken))
 
-    def _run(self, x: Tensor, z: Tensor) -> _Run:
-        """Call the forward with up(x) replaced by z, and down(h) by noise: `self.out`."""
-        before, to_up, to_down = x.detach().clone(), [], []
+    def _run(self, x: Tensor, z: Tensor, factors: Tensor | None = None) -> _Run:
+        """Call the forward with fires(x) replaced by z, in a gated layer up(x) by factors (None:
+        ones), and down(h) by noise: `self.out`.
+        """
+        before, to_down = x.detach().clone(), list[Tensor]()
         self.out = self._random(*x.shape).requires_grad_(torch.is_grad_enabled())
-
-        def after_up(_: nn.Module, args: tuple[Tensor], __: Tensor) -> Tensor:
-            to_up.append(args[0].clone())
-            return z.clone()
+        firsts = [(self.fires, z)]
+        if self.factor is not None:
+            firsts.append((self.factor, torch.ones_like(z) if factors is None else factors))
+        to_first = tuple(list[Tensor]() for _ in firsts)
 
         def after_down(_: nn.Module, args: tuple[Tensor], __: Tensor) -> Tensor:
             to_down.append(args[0].clone())
             return self.out.clone()
 
-        hooks = self.up.register_forward_hook(after_up), self.down.register_forward_hook(after_down)
         try:
-            with hooks[0], hooks[1]:
+            with ExitStack() as hooks:
+                for (part, made_up), seen in zip(firsts, to_first, strict=True):
+                    hooks.enter_context(part.register_forward_hook(_replace(made_up, seen)))
+                hooks.enter_context(self.down.register_forward_hook(after_down))
                 result = self.module.forward(x)
         except Exception as error:
             text = " ".join(str(error).strip().splitlines()[:1])
@@ -117,12 +138,13 @@ class _Trial:
             raise _Raises(f"its forward(tensor{tuple(x.shape)}) raises {kind}: {text}") from error
         if not torch.equal(x, before):
             raise Unfit("its forward changes its input")
-        return _Run(to_up, to_down, result)
+        return _Run(to_first, to_down, result)
 
     def _compare(self, x: Tensor, run: _Run) -> None:
-        if len(run.to_up) != 1 or len(run.to_down) != 1:
-            raise Unfit("its forward does not call each of its two Linear layers once")
-        if not _same(run.to_up[0], x):
+        count = "two" if self.factor is None else "three"
+        if any(len(seen) != 1 for seen in (*run.to_first, run.to_down)):
+            raise Unfit(f"its forward does not call each of its {count} Linear layers once")
+        if not all(_same(seen[0], x) for seen in run.to_first):
             raise Unfit("its first Linear does not get the input as it came")
         if not isinstance(run.result, Tensor):
             raise Unfit(f"its forward returns a {type(run.result).__name__}, not one tensor")
@@ -133,25 +155,37 @@ class _Trial:
         """What the forward does between up and down, checked on all neurons."""
         activation = identify(live) if live is not None else None
         z = self._wide_z(leading)
-        x = self._random(*z.shape[:-1], self.up.in_features)
+        x = self._random(*z.shape[:-1], self.d_model)
         h = self._run(x, z).to_down[0]
         if activation is None or not _agrees(activation, z, h):
             activation = identify(self._between(leading))
         if activation is not None and not _agrees(activation, z, h):
             return None
+        if activation is not None and self.factor is not None:
+            return activation if self._multiplies(activation, x, leading) else None
         return activation
+
+    def _multiplies(self, activation: Activation, x: Tensor, leading: int) -> bool:
+        """Whether what goes to down is the activation's result times up's, whatever that is."""
+        z, factors = 4 * self._random(*x.shape[:-1], self.d_ff), self._wide_z(leading)
+        h = self._run(x, z, factors).to_down[0]
+        fired = activation(z)
+        ours = fired * factors
+        scale = 8 * torch.finfo(z.dtype).eps * (fired.abs() + z.abs()) * factors.abs()
+        same = ((ours - h).abs() <= scale) | (ours == h)
+        return h.dtype == z.dtype and bool((same & ((h == 0) | (ours != 0))).all())
 
     def _wide_z(self, leading: int) -> Tensor:
         """Random pre-activations for every neuron, most in [-12, 12], some tiny, some large."""
         shape = (1,) * (leading - 1) + (48,) if leading else ()
-        z = 4 * self._random(*shape, self.up.out_features)
+        z = 4 * self._random(*shape, self.d_ff)
         scale = 10.0 ** (6 * torch.rand(z.shape, generator=self.generator, device="cpu") - 3)
         rare = torch.rand(z.shape, generator=self.generator, device="cpu") < 0.25
         return torch.where(rare, z * scale, z).to(self.dtype)
 
     def _between(self, leading: int) -> Callable[[Tensor], Tensor]:
         """Return the forward, from what up returns to what down gets, as a function of one row."""
-        d_model, d_ff = self.up.in_features, self.up.out_features
+        d_model, d_ff = self.d_model, self.d_ff
 
         def between(z: Tensor) -> Tensor:
             rows = -(-z.numel() // d_ff) if leading else 1
@@ -164,14 +198,13 @@ class _Trial:
                 seen.append(args[0])
                 raise _Stop
 
-            def replace(*_: object) -> Tensor:
-                return padded.view(*shape, d_ff)
-
-            hooks = (
-                self.up.register_forward_hook(replace),
-                self.down.register_forward_pre_hook(catch),
-            )
-            with hooks[0], hooks[1], suppress(_Stop):
+            ones = torch.ones(*shape, d_ff, dtype=z.dtype, device="cpu")
+            with ExitStack() as hooks, suppress(_Stop):
+                replace = _replace(padded.view(*shape, d_ff))
+                hooks.enter_context(self.fires.register_forward_hook(replace))
+                if self.factor is not None:
+                    hooks.enter_context(self.factor.register_forward_hook(_replace(ones)))
+                hooks.enter_context(self.down.register_forward_pre_hook(catch))
                 self.module.forward(self._random(*shape, d_model))
             return seen[0].reshape(-1)[: z.numel()]
 
@@ -184,11 +217,19 @@ class _Trial:
         ):
             return False
         z = self._wide_z(leading)
-        x = self._random(*z.shape[:-1], self.up.in_features).requires_grad_()
+        x = self._random(*z.shape[:-1], self.d_model).requires_grad_()
+        factors = self._random(*z.shape).requires_grad_()
         with torch.enable_grad():
-            run = self._run(x, z)
+            run = self._run(x, z, factors)
         assert isinstance(run.result, Tensor)
-        return _passes(x, run.to_up[0]) and _passes(self.out, run.result)
+        if not all(_passes(x, seen[0]) for seen in run.to_first):
+            return False
+        if self.factor is not None and activation is not None:
+            h = run.to_down[0]
+            slope = _slope(h, factors)
+            if slope is None or not _agrees(activation, z, slope):
+                return False
+        return _passes(self.out, run.result)
 
     def _trains(self, activation: Activation, leading: int) -> bool:
         """Whether the forward computes the same in training mode, but for dropout submodules.
@@ -196,7 +237,7 @@ class _Trial:
         A functional dropout does not: then training is left to the forward.
         """
         z = self._wide_z(leading)
-        x = self._random(*z.shape[:-1], self.up.in_features)
+        x = self._random(*z.shape[:-1], self.d_model)
         for part in self.module.modules():
             part.training = not isinstance(part, _DropoutNd)
         try:
@@ -209,6 +250,17 @@ class _Trial:
     def _random(self, *shape: int) -> Tensor:
         noise = torch.randn(shape, generator=self.generator, dtype=torch.float64, device="cpu")
         return noise.to(self.dtype)
+
+
+def _replace(made_up: Tensor, seen: list[Tensor] | None = None) -> Callable[..., Tensor]:
+    """Make a hook that keeps what a module gets, and lets it return a made-up tensor."""
+
+    def hook(_: nn.Module, args: tuple[Tensor], __: Tensor) -> Tensor:
+        if seen is not None:
+            seen.append(args[0].clone())
+        return made_up.clone()
+
+    return hook
 
 
 def _same(a: Tensor, b: Tensor) -> bool:
@@ -228,10 +280,16 @@ def _agrees(activation: Activation, z: Tensor, h: Tensor) -> bool:
 
 def _passes(leaf: Tensor, reached: Tensor) -> bool:
     """Whether the gradient of `reached`, equal to the leaf, arrives at it unchanged."""
-    if not reached.requires_grad:
-        return False
-    (slope,) = torch.autograd.grad(reached, leaf, torch.ones_like(reached), allow_unused=True)
+    slope = _slope(reached, leaf)
     return slope is not None and bool((slope == 1).all())
+
+
+def _slope(reached: Tensor, leaf: Tensor) -> Tensor | None:
+    if not reached.requires_grad:
+        return None
+    ones = torch.ones_like(reached)
+    (slope,) = torch.autograd.grad(reached, leaf, ones, allow_unused=True, retain_graph=True)
+    return slope
 
 
 def same_slope(

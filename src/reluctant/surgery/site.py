@@ -1,11 +1,15 @@
 """One feed-forward layer in a live module: its parts, and whether they are still as they were."""
 
-from dataclasses import dataclass, field
+import sys
+from dataclasses import dataclass
+from typing import Any, NamedTuple
 
-from torch import nn
+from torch import Tensor, nn
 from torch.nn.modules.dropout import _DropoutNd
 
 from reluctant.activations import Activation
+from reluctant.surgery.families import Row
+from reluctant.surgery.transposed import Transposed
 
 
 class Unfit(Exception):  # noqa: N818 - a finding, not an error
@@ -23,16 +27,36 @@ class Unfit(Exception):  # noqa: N818 - a finding, not an error
         self.d_ff: int | None = None
 
 
+class Part(NamedTuple):
+    """A submodule that takes part. holder: the submodule that it lies in, None: the module."""
+
+    holder: nn.Module | None
+    name: str
+    module: nn.Module
+    kind: type
+
+
+class Attribute(NamedTuple):
+    """A plain attribute that has to stay, an activation function; holder as in `Part`."""
+
+    holder: nn.Module | None
+    name: str
+    value: object
+
+
 @dataclass(frozen=True, eq=False)
 class Site:
     """What a module's feed-forward layer consists of, and what each call relies on.
 
     method: the method of the module that computes it.
-    parts: every submodule that takes part, as (name in the module, submodule, its class).
-    attribute: (name, value) of a plain attribute that has to stay: an activation function.
+    up, down, gate: its linear maps, as the engine sees them.
+    live: the activation as the module holds it (inline layers).
+    row: where the parts are if the method does more than the layer, None if it is the layer.
     children: how many submodules the module has altogether; None if others do not matter.
     trains: whether training mode, dropouts aside, computes the same.
     leading: how many dimensions before the last the module is known to take.
+    dropouts: those that may act in between.
+    scalars: (holder, name) of the numbers and flags that an inline layer's forward may go by.
 
     Holds no reference to the module itself, as that would be a cycle and keep its weights alive.
     """
@@ -42,16 +66,15 @@ class Site:
     down: nn.Linear
     gate: nn.Linear | None
     activation: Activation
-    parts: tuple[tuple[str, nn.Module, type], ...]
-    attribute: tuple[str, object] | None = None
+    parts: tuple[Part, ...]
+    attribute: Attribute | None = None
+    live: object = None
+    row: Row | None = None
     children: int | None = None
     trains: bool = True
     leading: int = 2
-    dropouts: tuple[_DropoutNd, ...] = field(init=False)
-
-    def __post_init__(self) -> None:
-        dropouts = (part for _, part, _ in self.parts if isinstance(part, _DropoutNd))
-        object.__setattr__(self, "dropouts", tuple(dropouts))
+    dropouts: tuple[_DropoutNd, ...] = ()
+    scalars: tuple[tuple[nn.Module | None, str], ...] = ()
 
     @property
     def d_model(self) -> int:
@@ -63,22 +86,21 @@ class Site:
 
     def whole(self, module: nn.Module) -> bool:
         """Whether the module still holds these very parts."""
-        modules = module._modules
-        if self.children is not None and len(modules) != self.children:
+        if self.children is not None and len(module._modules) != self.children:
             return False
         if self.attribute is not None:
-            name, function = self.attribute
-            if module.__dict__.get(name) is not function:
+            holder, name, function = self.attribute
+            if _in(holder, module).__dict__.get(name) is not function:
                 return False
-        for name, part, kind in self.parts:
+        for holder, name, part, kind in self.parts:
             # a parametrization, weight norm of torch.nn.utils.parametrize too, changes the class
-            if modules.get(name) is not part or type(part) is not kind:
+            if _in(holder, module)._modules.get(name) is not part or type(part) is not kind:
                 return False
         return True
 
     def observed(self) -> bool:
         """Whether someone watches or changes what goes through a part."""
-        for _, part, _ in self.parts:
+        for _, _, part, _ in self.parts:
             if (
                 part._forward_hooks
                 or part._forward_pre_hooks
@@ -95,3 +117,58 @@ class Site:
             if dropout.training and dropout.p > 0:
                 return True
         return False
+
+    def original(self, x: Tensor) -> Tensor:
+        """An inline layer's own result, without what its forward does besides."""
+        live: Any = self.live
+        return raw(self.down)(live(raw(self.up)(x)))  # type: ignore[no-any-return]
+
+    def switches(self, module: nn.Module) -> tuple[object, ...]:
+        """What may decide, besides the data, what stands between an inline layer's products."""
+        return (
+            *(_in(holder, module).__dict__.get(name) for holder, name in self.scalars),
+            *(dropout.training and dropout.p > 0 for dropout in self.dropouts),
+            self.up.weight.dtype,
+        )
+
+    def takes(self, x: object) -> bool:
+        """Whether x and the weights as they are now go together, in the plain way."""
+        if type(x) is not Tensor:  # subclasses and tracers want to see the plain operations
+            return False
+        for linear in (self.up, self.down, self.gate):
+            if linear is None:
+                continue
+            weight = raw(linear)._parameters.get("weight")
+            # not pruned, quantised in place, in a functional_call ...
+            if type(weight) is not nn.Parameter or weight.dtype != x.dtype:
+                return False
+        return x.is_cpu and (x.is_nested or (x.dim() > 0 and x.size(-1) == self.d_model))
+
+
+def _in(holder: nn.Module | None, module: nn.Module) -> nn.Module:
+    return module if holder is None else holder  # an empty Sequential is false
+
+
+def sizes(module: nn.Module) -> tuple[int, int] | None:
+    """(in, out) of a Linear or Conv1D, also a quantised or adapted one; None for all else."""
+    for names in (("in_features", "out_features"), ("nx", "nf")):
+        found = tuple(getattr(module, name, None) for name in names)
+        if all(isinstance(size, int) for size in found):
+            return found  # type: ignore[return-value]
+    return None
+
+
+def is_conv1d(module: nn.Module) -> bool:
+    """Whether it is the Conv1D of transformers: a Linear whose weight is stored transposed."""
+    library = sys.modules.get("transformers.pytorch_utils")
+    return library is not None and type(module) is library.Conv1D
+
+
+def as_linear(module: nn.Module) -> nn.Linear:
+    """A Linear as it is, a Conv1D as a Linear."""
+    return module if isinstance(module, nn.Linear) else Transposed(module)
+
+
+def raw(linear: nn.Linear) -> nn.Module:
+    """The module that the model holds: undoes `as_linear`."""
+    return linear.conv if isinstance(linear, Transposed) else linear

@@ -8,81 +8,23 @@ holds. The engine lies in the module's `__dict__`, so that a copy of the module 
 import functools
 import inspect
 import types
-import warnings
 from collections.abc import Callable
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn.modules.module import _has_any_global_hook
 
 from reluctant.engine import Engine
-from reluctant.errors import ReluctantWarning
 from reluctant.surgery import strides  # noqa: F401 - for its hook, wherever there are served modules
 from reluctant.surgery.agree import agree
+from reluctant.surgery.inline import call as call_inline
+from reluctant.surgery.inline import seat_with
+from reluctant.surgery.seat import KEY, Seat
 from reluctant.surgery.site import Site, Unfit
+from reluctant.surgery.transposed import Transposed
+from reluctant.surgery.watch import Watch
 
-KEY = "_reluctant"
 FUSED = "activation_relu_or_gelu"
-
-
-class Seat:
-    """What a served module keeps in its `__dict__`.
-
-    checked: the dtype in which a real call has been compared with the original's result, if any.
-    fused: the module's `activation_relu_or_gelu`, which is 0 as long as it is served: torch's
-        encoder layer then does not take the fused path, which never calls `_ff_block`.
-    """
-
-    def __init__(self, site: Site, engine: Engine, fused: int | None) -> None:
-        self.site, self.engine, self.fused = site, engine, fused
-        self.checked: torch.dtype | None = None
-
-    def __getstate__(self) -> dict[str, Any]:
-        return self.__dict__ | {"checked": None}  # what a copy became is to be seen
-
-    def serves(self, module: nn.Module, x: object) -> bool:
-        """Whether the engine may take this call; if not, the original has it, errors included."""
-        site = self.site
-        return (
-            type(x) is Tensor  # subclasses and tracers want to see the plain operations
-            and not _is_watched()
-            and self._fits(x)
-            and site.whole(module)
-            and not site.observed()
-            and (site.trains or not module.training)
-            and not site.drops()
-        )
-
-    def _fits(self, x: Tensor) -> bool:
-        """Whether x and the weights as they are now go together, in the plain way."""
-        site = self.site
-        up, down = site.up._parameters.get("weight"), site.down._parameters.get("weight")
-        return (
-            type(up) is nn.Parameter  # not pruned, quantised in place, in a functional_call ...
-            and type(down) is nn.Parameter
-            and x.dtype == up.dtype == down.dtype
-            and x.is_cpu
-            and (
-                not torch.is_grad_enabled()
-                if x.is_nested
-                else x.dim() > 0 and x.size(-1) == site.d_model
-            )
-        )
-
-
-def _is_watched() -> bool:
-    """Whether something transforms, exports or counts operations, which an engine would hide."""
-    if torch.compiler.is_compiling():
-        return torch.compiler.is_exporting()  # exported programs run without this library
-    return (
-        torch._C._are_functorch_transforms_active()
-        or torch._C._len_torch_dispatch_stack() > 0
-        or torch._C._is_tracing()
-        or torch.is_autocast_enabled("cpu")
-        or torch.autograd.forward_ad._current_level >= 0
-        or bool(_has_any_global_hook())  # type: ignore[no-untyped-call]
-    )
 
 
 class Served:
@@ -135,7 +77,11 @@ def _override(original: type[nn.Module], method: str) -> Callable[..., Any]:
     def serve(self: nn.Module, *args: Any, **kwargs: Any) -> Any:
         current = getattr(original, method)
         seat = self.__dict__.get(KEY)
-        if seat is None or current is not plain or len(args) + len(kwargs) != 1:
+        if seat is None or current is not plain:
+            return current(self, *args, **kwargs)
+        if seat.site.row is not None:
+            return call_inline(self, original, seat, take_out, args, kwargs)
+        if len(args) + len(kwargs) != 1:
             return current(self, *args, **kwargs)
         x: Any = args[0] if args else kwargs.get(keyword)
         if not seat.serves(self, x):
@@ -162,13 +108,7 @@ def _first(module: nn.Module, seat: Seat, x: Tensor, original: Callable[[Tensor]
         seat.checked = x.dtype
         return y
     take_out(module)
-    warnings.warn(
-        f"the first real call of a {type(module).__name__} (d_model={seat.site.d_model}, "
-        f"d_ff={seat.site.d_ff}) computed something else than {seat.site.activation.name} between "
-        "its two Linear layers: this layer was put back as it was, and is right, but not served",
-        ReluctantWarning,
-        stacklevel=4,
-    )
+    seat.warn(module, stacklevel=4)
     return original(x)
 
 
@@ -178,20 +118,23 @@ def seat_of(module: nn.Module) -> Seat | None:
     return seat if isinstance(module, Served) and isinstance(seat, Seat) else None
 
 
-def put_in(module: nn.Module, site: Site, engine: Engine) -> None:
+def put_in(module: nn.Module, site: Site, engine: Engine, watched: list[Watch]) -> Seat:
     """Let the engine serve the module's feed-forward layer. In place, all or nothing.
 
     Raises Unfit if the module's class allows no subclass or no change to one.
     """
     try:
         object.__setattr__(module, "__class__", _served_class(type(module)))
+        seat = Seat(site, engine) if site.row is None else seat_with(module, site, engine, watched)
     except (TypeError, ValueError) as error:
+        if isinstance(module, Served):
+            object.__setattr__(module, "__class__", module._original)
         raise Unfit(f"its class cannot be extended: {error}", refused=True) from error
-    fused = None
     if site.method == "_ff_block" and FUSED in module.__dict__:
-        fused = module.__dict__[FUSED]
+        seat.fused = module.__dict__[FUSED]
         module.__dict__[FUSED] = 0
-    module.__dict__[KEY] = Seat(site, engine, fused)
+    module.__dict__[KEY] = seat
+    return seat
 
 
 def take_out(module: nn.Module) -> bool:
@@ -206,5 +149,21 @@ def take_out(module: nn.Module) -> bool:
     # else someone subclassed ours: without a seat it does what the original does
     if seat is not None:
         with torch.inference_mode(False):
-            seat.engine.detach()
+            give_back(seat.site, seat.engine)
     return seat is not None
+
+
+def lay_out(site: Site) -> None:
+    """Store the weights of a first map as the engine reads them: only a Conv1D's need that."""
+    for linear in (site.up, site.gate):
+        if isinstance(linear, Transposed):
+            linear.lay_out()
+
+
+def give_back(site: Site, engine: Engine | None) -> None:
+    """Give the weights the memory layout that they had before the engine."""
+    for linear in (site.up, site.gate):
+        if isinstance(linear, Transposed):
+            linear.put_back()
+    if engine is not None:
+        engine.detach()
