@@ -91,6 +91,8 @@ def _check_linear(part: nn.Module | None, form: Form) -> None:
     name = form.name(part)
     if type(part) is not nn.Linear and not is_conv1d(part):
         kind = type(part).__name__
+        if kind == nn.Linear.__name__:  # peft and torch.ao have Linears of their own
+            kind = f"{type(part).__module__}.{kind}"
         raise Unfit(
             f"{name} is a {kind}, not a plain nn.Linear (quantised, adapted or parametrized "
             "weights are not served: merge or remove that first)",
