@@ -50,14 +50,16 @@ def prepare(
 
 def _views(neurons: Neurons, activation: Activation) -> Prepared:
     dtype = neurons.keys.dtype
-    present = [t for t in neurons.tensors() if t is not None]
+    tensors = neurons.tensors()
+    present = [t for t in tensors if t is not None]
+    as_stored = [t for t in (*tensors[:2], *tensors[3:]) if t is not None]  # all but W2
     threshold = _threshold(activation)
     if not (
         activation.kernel != NONE
         and dtype in SERVED
         and all(t.dtype == dtype and t.device.type == "cpu" for t in present)
         # Views, not copies: a write to a bias is to be seen at once.
-        and all(t.is_contiguous() for t in present if t is not neurons.down.weight)
+        and all(t.is_contiguous() for t in as_stored)
         # Skipping a zero would hide 0 * inf = NaN.
         and all(finite(t) for t in (neurons.down.weight, neurons.up.weight))
         # A z that is rounded to bfloat16 must not be rounded past the threshold.
@@ -65,6 +67,8 @@ def _views(neurons: Neurons, activation: Activation) -> Prepared:
     ):
         return Prepared(neurons.stamp(), dtype, sparse=False)
     neurons.lay_out()
+    if not neurons.values.is_contiguous():  # W2 is a view of weights that are not to be moved
+        return Prepared(neurons.stamp(), dtype, sparse=False)
     up, gate = neurons.up, neurons.gate
     firing = up if gate is None else gate  # whose product goes through the activation
     rows = tuple(
