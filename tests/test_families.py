@@ -47,6 +47,9 @@ def test_a_family(family: Family) -> None:
     assert not report.untouched
     assert all(family.reason in entry.reason for entry in report.refused)
     assert {entry.activation for entry in report.swapped} <= set(family.activation.split())
+    for entry in report.swapped:
+        assert entry.engine is not None
+        assert entry.engine.sparse == (entry.activation != "gelu")
     _outputs(model, family.inputs(1, 12))  # the first call proves what made-up input could not
     for way in ("auto", "few", "many"):
         if report.swapped:
