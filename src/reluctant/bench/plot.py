@@ -20,7 +20,6 @@ STYLE: Any = {
     "font.size": 9,
     "axes.spines.top": False,
     "axes.spines.right": False,
-    "text.parse_math": False,
 }
 
 
@@ -86,6 +85,7 @@ def draw(rows: Sequence[Row], path: Path) -> None:
             f"{cpu_model()}",
             fontsize=8,
             color="#555555",
+            parse_math=False,  # a processor's name is no formula
         )
         content = io.BytesIO()
         kind = path.suffix.lstrip(".").lower()
@@ -144,6 +144,8 @@ def _draw_density(axes: Any, lines: dict[int, list[Row]]) -> None:
 
 
 def _draw_size(axes: Any, rows: list[Row]) -> None:
+    from matplotlib.ticker import LogLocator, NullLocator  # noqa: PLC0415
+
     x = [row.d_ff for row in rows]
     dense = [row.peers[row.best] for row in rows]
     axes.plot(x, dense, "s-", color="#555555", label="best dense runtime", markersize=4)
@@ -151,9 +153,9 @@ def _draw_size(axes: Any, rows: list[Row]) -> None:
     axes.set_xscale("log", base=2)
     axes.set_yscale("log")
     axes.set_xticks(SWEEP_SIZES, [str(n) for n in SWEEP_SIZES])
-    axes.set_xlabel("d_ff")
-    axes.set_title(
-        f"Microseconds a token, {SWEEP_ACTIVE} active neurons, d_model {SWEEP_SHAPE.d_model}",
-        fontsize=9,
-    )
+    axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+    axes.yaxis.set_major_formatter(lambda value, _: f"{value:g}")
+    axes.yaxis.set_minor_locator(NullLocator())
+    axes.set_xlabel(f"d_ff (d_model {SWEEP_SHAPE.d_model})")
+    axes.set_title(f"Microseconds a token, {SWEEP_ACTIVE} neurons active", fontsize=9)
     axes.legend(frameon=False)
