@@ -59,16 +59,23 @@ def drawn(seed, d, d_ff, tokens, *, shift=-1.5, hostile=False):
 
 def kernel(
     threads, layer, x, *, code=RELU, threshold=0.0, limit=2.0, everything=False, turn=0,
-    in_integers=sums.INTEGER,
+    in_integers=sums.INTEGER, factors=None,
 ):  # fmt: skip
-    """One call of a few-token kernel: status, output, (active, candidates)."""
+    """One call of the few-token kernel: status, output, (active, candidates).
+
+    factors: (up, bias) of a gated layer; layer then begins with the gates. uint16 is bfloat16.
+    """
     keys, bias, values, value_bias = layer
     sketch = Sketch.of(torch_view(keys))
     arrays = layer_of(sketch, keys, bias, values, value_bias)
+    max_norm = sketch.max_norm
+    if factors is not None:
+        arrays = arrays._replace(factors=factors[0], factor_bias=factors[1])
+        max_norm = max(max_norm, float(torch_view(factors[0]).double().norm(dim=1).max()))
     out, totals = np.full_like(x, 7), np.zeros(2, np.int64)
     numbers = (
-        *(sketch.max_norm, sketch.slack, threshold, code),
-        *(False, in_integers, limit, everything, turn),
+        *(max_norm, sketch.slack, threshold, code),
+        *(factors is not None, in_integers, limit, everything, turn),
     )
     status = few.run(x, *arrays, *numbers, out, totals, threads, POOL, YIELD)
     return status, out, totals
@@ -77,7 +84,20 @@ def kernel(
 def torch_view(array):
     import torch  # noqa: PLC0415
 
-    return torch.from_numpy(array)
+    tensor = torch.from_numpy(array)
+    return tensor.view(torch.bfloat16) if array.dtype == np.uint16 else tensor
+
+
+def short(array):
+    """float32 rounded to bfloat16, as the kernels take it: in uint16."""
+    import torch  # noqa: PLC0415
+
+    return torch.from_numpy(array).bfloat16().view(torch.uint16).numpy()
+
+
+def long(array):
+    """And back, to float64."""
+    return torch_view(array).double().numpy()
 
 
 shapes = st.tuples(

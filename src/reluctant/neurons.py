@@ -28,7 +28,10 @@ register_optimizer_step_post_hook(_count_step)
 def _mark(tensor: Tensor | None) -> tuple[Any, ...] | None:
     if tensor is None:
         return None
-    version = -1 if tensor.is_inference() else tensor._version
+    try:
+        version = tensor._version
+    except RuntimeError:  # made in inference mode
+        version = -1
     return (tensor.data_ptr(), version, tensor.dtype, tensor.stride())
 
 
@@ -86,7 +89,7 @@ class Neurons:
     @property
     def values(self) -> Tensor:
         """(d_ff, d_model): row i is row i of W2. A view of `down.weight`, without gradients."""
-        return self.down.weight.detach().t()
+        return self.down.weight.data.t()  # .data: detach() fails on tensors of inference mode
 
     def tensors(self) -> tuple[Any, ...]:
         """W1 (as keys), b1, `down.weight`, b2, the gate's two: as they are now, None if absent."""

@@ -60,6 +60,8 @@ def _views(neurons: Neurons, activation: Activation) -> Prepared:
         and all(t.dtype == dtype and t.device.type == "cpu" for t in present)
         # Views, not copies: a write to a bias is to be seen at once.
         and all(t.is_contiguous() for t in as_stored)
+        # Torch refuses to compute with a weight of inference mode once its memory was replaced.
+        and not (neurons.down.weight.is_inference() and not neurons.values.is_contiguous())
         # Skipping a zero would hide 0 * inf = NaN.
         and all(finite(t) for t in (neurons.down.weight, neurons.up.weight))
         # A z that is rounded to bfloat16 must not be rounded past the threshold.

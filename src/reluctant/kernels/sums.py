@@ -51,13 +51,15 @@ class Tokens(NamedTuple):
     Either pass' sums S give <q, x> as step (S - middle row_sum).
 
     x: (tokens, padded d) float32; norm: (tokens,) float64, ||x|| rounded up, infinite where nothing
-    may be certified; planes: (2 * tokens, padded d) uint8, the high and low bytes of 16-bit numbers
-    X with x ~ step (X - middle); step: (tokens,) float64, 1 where the float32 pass is used; loss:
-    (tokens,) float64, at least ||x - step (X - middle)||, there 0; middle: 2^15, there 0.
+    may be certified; huge: (tokens,) bool, whether a product might overflow; planes: (2 * tokens,
+    padded d) uint8, the high and low bytes of 16-bit numbers X with x ~ step (X - middle); step:
+    (tokens,) float64, 1 where the float32 pass is used; loss: (tokens,) float64, at least
+    ||x - step (X - middle)||, there 0; middle: 2^15, there 0.
     """
 
     x: npt.NDArray[np.float32]
     norm: npt.NDArray[np.float64]
+    huge: npt.NDArray[np.bool_]
     planes: npt.NDArray[np.uint8]
     step: npt.NDArray[np.float64]
     loss: npt.NDArray[np.float64]
@@ -74,12 +76,9 @@ def _sum_of_squares(x: Any) -> Any:
 
 
 @njit(**_STRICT)
-def upper_norm(x: Any, max_norm: float) -> Any:
-    """||x|| rounded up; infinity, which certifies nothing, where it is tiny, huge or NaN."""
-    norm = np.sqrt(_sum_of_squares(x)) * _ROOM
-    if norm >= TINY_NORM and norm * max_norm < HUGE_PRODUCT:
-        return norm
-    return np.inf
+def upper_norm(x: Any) -> Any:
+    """||x|| rounded up."""
+    return np.sqrt(_sum_of_squares(x)) * _ROOM
 
 
 @njit(fastmath={"reassoc", "contract"}, **_STRICT)
@@ -103,11 +102,15 @@ def take_tokens(x: Any, padded_d: int, max_norm: float, in_integers: bool) -> An
     tokens, d = x.shape
     padded = np.zeros((tokens, padded_d), np.float32)
     norm, step, loss = np.empty(tokens), np.ones(tokens), np.zeros(tokens)
+    huge = np.empty(tokens, np.bool_)
     planes = np.zeros((2 * tokens, padded_d if in_integers else 0), np.uint8)
     for m in range(tokens):
         for j in range(d):
             padded[m, j] = as_float(x[m, j])
-        norm[m] = upper_norm(padded[m], max_norm)
+        norm[m] = upper_norm(padded[m])
+        huge[m] = not (norm[m] * max_norm < HUGE_PRODUCT)
+        if huge[m] or not norm[m] >= TINY_NORM:
+            norm[m] = np.inf
         if in_integers and norm[m] < np.inf:
             largest = np.float32(0.0)
             for j in range(d):
@@ -116,7 +119,7 @@ def take_tokens(x: Any, padded_d: int, max_norm: float, in_integers: bool) -> An
             squared = _to_planes(padded[m, :d], step[m], planes[2 * m], planes[2 * m + 1])
             # The differences are rounded, too: by at most 2^-52 |x_j| each.
             loss[m] = np.sqrt(squared) * _ROOM + norm[m] * 2.0**-50
-    return padded, norm, planes, step, loss, np.float64(_MIDDLE if in_integers else 0)
+    return padded, norm, huge, planes, step, loss, np.float64(_MIDDLE if in_integers else 0)
 
 
 @njit(**_STRICT)

@@ -160,7 +160,7 @@ def key_dot(_: Any, keys: Any, i: Any, x: Any, m: Any, d: Any, following: Any) -
     return types.float32(keys, n, x, n, n, n), generate
 
 
-_AHEAD = 6  # rows: far enough for memory, near enough for the queue of outstanding reads
+_AHEAD = 8  # rows: far enough for memory, near enough for the queue of outstanding reads
 
 
 def add_rows(vectors: int) -> Any:
