@@ -20,6 +20,9 @@ check: $(STAMP)
 bench: $(STAMP)
 	$(BIN)/reluctant bench
 
+families: $(STAMP)
+	$(BIN)/python -m reluctant.surgery.scan
+
 # The README's picture, about five minutes.
 plot: $(STAMP)
 	$(BIN)/reluctant bench --plot docs/bench.svg
