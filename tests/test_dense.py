@@ -60,3 +60,27 @@ def test_onednn_is_used_where_it_may_be(monkeypatch):
     with torch.autocast("cpu", torch.bfloat16):
         assert dense.linear(x, up.weight, up.bias).dtype == torch.bfloat16
     assert len(calls) == 2
+
+
+@pytest.mark.parametrize("activation", ["relu", "gelu", "gelu_tanh", "silu", "relu2"])
+def test_the_activation_overwrites_only_what_is_its_own(activation, monkeypatch):
+    """In place or not, the same bits; x stays as it is, and so do gradients."""
+    monkeypatch.setattr(dense, "_POINTWISE", None)
+    up, x, f = nn.Linear(48, 96), torch.randn(5, 48), resolve(activation)
+    kept = x.clone()
+    wanted = f(up(x))
+    with torch.no_grad():
+        assert torch.equal(dense.linear(x, up.weight, up.bias, f), wanted)
+    assert torch.equal(x, kept)
+    grads = [
+        torch.autograd.grad(y.sum(), up.weight)[0]
+        for y in (wanted, dense.linear(x, up.weight, up.bias, f))
+    ]
+    assert torch.equal(*grads)
+
+
+def test_where_onednn_is_the_faster_one(monkeypatch):
+    monkeypatch.undo()
+    sizes = [(rows, weights) for rows in (1, 8, 16, 512) for weights in (2**18, 2**20, 2**22)]
+    faster = {size for size in sizes if dense._onednn_is_faster(*size)}
+    assert faster == {(8, 2**22)} | {(rows, w) for rows in (16, 512) for w in (2**20, 2**22)}

@@ -9,6 +9,7 @@ applied by torch, after the product.
 """
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import torch
@@ -20,9 +21,10 @@ from reluctant.activations import Activation, resolve
 _POINTWISE: Callable[..., Tensor] | None = getattr(torch.ops.mkldnn, "_linear_pointwise", None)
 
 # Below this many rows of x, and for weights this small, MKL is the faster one: oneDNN packs the
-# weights again in each call.
+# weights again in each call. Large weights gain earlier.
 _FUSED_ROWS = 16
 _FUSED_WEIGHTS = 2**19
+_LARGE_ROWS, _LARGE_WEIGHTS = 8, 2**21
 
 # Activations that oneDNN applies as it goes, and that keep NaN: attribute, scalars, algorithm.
 _FUSED: dict[Callable[..., Any], tuple[str, list[float], str]] = {
@@ -32,18 +34,38 @@ _FUSED: dict[Callable[..., Any], tuple[str, list[float], str]] = {
     resolve("identity").function: ("none", [], ""),
 }
 
+_IN_PLACE: dict[Callable[..., Any], Callable[[Tensor], Tensor]] = {
+    resolve("relu").function: torch.relu_,
+    resolve("gelu").function: torch.ops.aten.gelu_,
+    resolve("gelu_tanh").function: partial(torch.ops.aten.gelu_, approximate="tanh"),
+    resolve("silu").function: torch.ops.aten.silu_,
+}
+
 
 def _fusable(x: Tensor, weight: Tensor) -> bool:
     return (
         _POINTWISE is not None
         and x.dtype == weight.dtype == torch.float32
         and x.device.type == weight.device.type == "cpu"
-        and x.numel() // max(x.shape[-1], 1) >= _FUSED_ROWS
-        and weight.numel() >= _FUSED_WEIGHTS
+        and _onednn_is_faster(x.numel() // max(x.shape[-1], 1), weight.numel())
         and bool(torch.backends.mkldnn.enabled)
         and not torch.is_autocast_enabled("cpu")
         and not (torch.is_grad_enabled() and (x.requires_grad or weight.requires_grad))
     )
+
+
+def _onednn_is_faster(rows: int, weights: int) -> bool:
+    return (rows >= _FUSED_ROWS and weights >= _FUSED_WEIGHTS) or (
+        rows >= _LARGE_ROWS and weights >= _LARGE_WEIGHTS
+    )
+
+
+def _activate(z: Tensor, activation: Activation) -> Tensor:
+    """activation(z), over z where that can be: a second array as large costs its page faults."""
+    in_place = _IN_PLACE.get(activation.function)
+    if in_place is None or type(z) is not Tensor or (torch.is_grad_enabled() and z.requires_grad):
+        return activation(z)
+    return in_place(z)
 
 
 def linear(
@@ -61,7 +83,7 @@ def linear(
             y, fused = F.linear(x, weight, bias), None
     else:
         y, fused = F.linear(x, weight, bias), None
-    return y if fused or activation is None else activation(y)
+    return y if fused or activation is None else _activate(y, activation)
 
 
 def feed_forward(
