@@ -33,7 +33,7 @@ from reluctant.whole.result import Density, Phase, Result
 from reluctant.whole.twin import part, twin
 
 WAYS = ("before", "dense", "engine")
-SECONDS = 45.0  # about so long each phase is timed, if three rounds fit in
+SECONDS = 30.0  # about so long each phase is timed, if three rounds fit in
 LEAST_ROUNDS, MOST_ROUNDS = 3, 15
 ROWS = 64  # of a layer's input that its density is measured on
 
@@ -183,11 +183,10 @@ def _time(
 
     calls = {way: one(way) for way in WAYS}
     start = perf_counter()
-    for each in calls.values():  # compiles what has to be compiled
-        each(0)
+    calls["before"](0)  # what has to be compiled was compiled when the model was asked
     once = perf_counter() - start
-    rounds = int(min(max(seconds / 2 / once, LEAST_ROUNDS), MOST_ROUNDS))
-    spent = interleaved(calls, rounds=rounds, settle=None if once > 3.0 else 0.02)
+    rounds = int(min(max(seconds / 2 / len(WAYS) / once, LEAST_ROUNDS), MOST_ROUNDS))
+    spent = interleaved(calls, rounds=rounds, settle=None if once > 1.0 else 0.02)
     shares = {
         way: profile(
             models[way], models["engine"], report, partial(calls[way], 0), least=min(seconds, 0.5)
