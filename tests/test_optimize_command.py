@@ -103,6 +103,7 @@ def test_a_folder_start_to_end(tmp_path: Path, kind: str, with_tokenizer: bool) 
     found = json.loads(out.read_text())
     assert found["unchanged"] is True
     layers = found["layers"]["swapped"]
+    assert found["added_bytes"] > 0
     assert len(layers) == (4 if kind == "translator" else 2)
     assert {layer["activation"] for layer in layers} == {"relu2" if kind == "writer" else "relu"}
     names = [check["name"] for check in found["checks"]]

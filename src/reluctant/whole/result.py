@@ -5,6 +5,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 import torch
+from rich.table import Table
 
 from reluctant.machine import cpu_model, versions
 from reluctant.surgery import Entry, Report
@@ -41,7 +42,11 @@ class Phase:
 
 @dataclass(frozen=True)
 class Result:
-    """A model before and after. weight_bytes: of all its parameters. notes: what went otherwise."""
+    """A model before and after.
+
+    weight_bytes: of all its parameters. layers, added_bytes: the report as a table and what engines
+    add to the weights, as they were before the model went to float64. notes: what went otherwise.
+    """
 
     name: str
     kind: str
@@ -49,6 +54,8 @@ class Result:
     dtype: str
     weight_bytes: int
     report: Report
+    layers: Table
+    added_bytes: int
     checks: tuple[Check, ...] = ()
     densities: tuple[Density, ...] = ()
     phases: tuple[Phase, ...] = ()
@@ -67,7 +74,7 @@ class Result:
             "inputs": self.inputs,
             "dtype": self.dtype,
             "weight_bytes": self.weight_bytes,
-            "added_bytes": self.report.memory_bytes,
+            "added_bytes": self.added_bytes,
             "layers": {
                 what: [_layer(entry) for entry in getattr(self.report, what)]
                 for what in ("swapped", "refused", "untouched")

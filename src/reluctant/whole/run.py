@@ -117,6 +117,8 @@ def _blank(loaded: Loaded, case: Case, report: Report) -> Result:
         dtype=str(dtype).removeprefix("torch."),
         weight_bytes=sum(w.nbytes for w in weights),
         report=report,
+        layers=report.__rich__(),
+        added_bytes=report.memory_bytes,
     )
 
 

@@ -20,7 +20,7 @@ def show(result: Result, console: Console) -> None:
         f"{escape(result.name)}: {escape(result.kind)}, {result.dtype}, "
         f"{result.weight_bytes / 1e6:.0f} MB of weights; {escape(result.inputs)}"
     )
-    console.print(result.report)
+    console.print(result.layers)
     if result.densities:
         console.print(_density(result))
     for phase in result.phases:
