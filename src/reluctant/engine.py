@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from reluctant import dense, op
 from reluctant.activations import Activation, resolve
 from reluctant.errors import ReluctantError
-from reluctant.kernels import few, many
+from reluctant.kernels import few, many, screened
 from reluctant.kernels.entry import run_at
 from reluctant.kernels.team import POOL, threads_for
 from reluctant.neurons import Neurons
@@ -24,6 +24,13 @@ FEW_TOKENS = 12
 # Shares above which a way is slower than the next one: candidates, by tokens; active neurons.
 FEW_LIMIT = (1.0, 0.6, 0.4, *[0.25] * 2, *[0.13] * 4, *[0.1] * 8)
 MANY_LIMIT = 0.16
+# Shares of candidates up to which many tokens are screened; beyond, a dense first product wins.
+# By weights of W1 and by tokens, each "at most".
+SCREEN_LIMIT = (
+    (3 * 2**17, ((32, 0.12), (2**62, 0.08))),
+    (2**23, ((32, 0.22), (128, 0.18), (2**62, 0.15))),
+    (2**62, ((2**62, 0.09),)),
+)
 _NEVER = 2.0  # no share is above it
 _IGNORED = np.zeros(2, np.int64)  # where counts go that nobody asked for
 
@@ -151,7 +158,8 @@ class Engine:
         else:
             rows = x if x.is_contiguous() and not x.is_neg() else x.resolve_neg().contiguous()
             y = torch.empty_like(rows)
-            if way == "many" or not self._run_few(rows, y, tokens, ready):
+            sparsely = self._run_few if way == "few" else self._run_screened
+            if not sparsely(rows, y, tokens, ready):
                 way, y = self._run_many(rows, y, ready)
         self.calls[way] += 1
         return y
@@ -163,8 +171,10 @@ class Engine:
             return "dense", None
         if way == "auto":
             way = "few" if tokens <= FEW_TOKENS and self._weights >= FEW_WEIGHTS else "many"
-        ready = self._prepare(with_sketch=way == "few")
-        if not ready.sparse or x.dtype is not ready.dtype or (way == "many" and not ready.many):
+        screen = way == "many" and screen_limit(tokens, self._weights) > 0
+        ready = self._prepare(with_sketch=way == "few" or screen)
+        served = way == "few" or ready.many or ready.screened
+        if not ready.sparse or x.dtype is not ready.dtype or not served:
             return "dense", None
         return way, ready
 
@@ -206,6 +216,26 @@ class Engine:
             status = run_at(
                 *(*ready.few, rows.data_ptr() + skipped, out.data_ptr() + skipped, tokens, limit),
                 *(False, self._turn, totals, threads_for(self._weights * (1 + tokens // 4))),
+            )
+            if status != few.STALE:
+                return bool(status == few.DONE)
+            self.refresh()
+            ready = self._prepare(with_sketch=True)
+        return False
+
+    def _run_screened(self, rows: Tensor, out: Tensor, tokens: int, ready: Prepared) -> bool:
+        """Both products sparsely. False where the next way should serve, as in `_run_few`."""
+        limit = screen_limit(tokens, self._weights)
+        if self._way == "many" and not ready.many:
+            limit = _NEVER  # pinned, and no other kernel serves it
+        for _ in range(2 if limit > 0 else 0):
+            if not ready.screened:
+                return False
+            self._turn += 1
+            x, y = (t.numpy().reshape(tokens, self._d_model) for t in (rows, out))
+            threads = threads_for(self._weights * (1 + tokens // 4))
+            status = screened.run(
+                *(x, *ready.screened, limit, False, self._turn, y, _IGNORED, threads, POOL)
             )
             if status != few.STALE:
                 return bool(status == few.DONE)
@@ -271,6 +301,18 @@ class Engine:
                 h = self.activation(nn.functional.linear(rows, fires.weight, fires.bias))
                 active, candidates = int((h != 0).sum()), h.numel()
         return Census(tokens, active, candidates)
+
+
+def screen_limit(tokens: int, weights: int) -> float:
+    """The share of candidates up to which so many tokens are screened; 0: not at all.
+
+    weights: of W1.
+
+    >>> screen_limit(512, 512 * 2048)
+    0.15
+    """
+    row = next(limits for most, limits in SCREEN_LIMIT if weights <= most)
+    return next(limit for most, limit in row if tokens <= most)
 
 
 def _on_values(function: Any, x: Tensor) -> Tensor:

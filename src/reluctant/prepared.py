@@ -32,6 +32,7 @@ class Prepared:
     ] = ()  # the many-token kernel's arguments between z and limit; empty if it cannot serve
     sketch: Sketch | None = None  # made when a few-token call first needs it
     few: tuple[Any, ...] = ()  # the few-token kernel's table: addresses in `rows` and `sketch`
+    screened: tuple[Any, ...] = ()  # the screened kernel's arguments between x and limit, likewise
 
 
 def prepare(
@@ -106,7 +107,9 @@ def _sketched(views: Prepared, neurons: Neurons, activation: Activation) -> Prep
     norm = max(sketch.max_norm, max_norm)
     numbers = (norm, sketch.slack, _threshold(activation), activation.kernel, gated)
     table = table_of(layer, (*numbers, sketch.in_integers))
-    return replace(views, sketch=sketch, few=table)
+    screens = sketch.in_integers and views.dtype == torch.float32
+    screened = (*layer, *numbers) if screens else ()
+    return replace(views, sketch=sketch, few=table, screened=screened)
 
 
 def _threshold(activation: Activation) -> float:

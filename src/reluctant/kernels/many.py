@@ -13,12 +13,11 @@ from numba import njit
 
 from reluctant.kernels.activate import activate, is_active
 from reluctant.kernels.codes import HARDSWISH
-from reluctant.kernels.rows import CHUNK, add_list
+from reluctant.kernels.strips import STRIP, add_list
 from reluctant.kernels.team import spread
 from reluctant.kernels.vector import above, count_bits, lowest_bit
 
-STRIP = 256  # columns of a task
-TOKENS = 256  # of a task: there have to be tasks enough for many threads
+TOKENS = 512  # of a task: their sums stay in the cache, too
 # Values of a block of neurons. Strips of rows that are a power of two long fall into a part of the
 # cache's sets only, as large as the whole rows would fill: so that is what has to fit.
 BLOCK_BYTES = 2**20
@@ -57,7 +56,7 @@ def _list(z: Any, m: int, threshold: float, code: int, at: int, size: int, bound
     whole = d_ff // BITS * BITS
     for c in range(0, whole, BITS):
         if c % size == 0:
-            bounds[c // size] = at
+            bounds[c // size, 0] = at
         bits = above(z, m, c, threshold, _lowest(code))
         while bits != 0:
             i = c + lowest_bit(bits)
@@ -67,18 +66,20 @@ def _list(z: Any, m: int, threshold: float, code: int, at: int, size: int, bound
             bits &= bits - np.uint64(1)
     for i in range(whole, d_ff):
         if i % size == 0:
-            bounds[i // size] = at
+            bounds[i // size, 0] = at
         if is_active(code, threshold, z[m, i]):
             index[at] = i
             weight[at] = activate(code, z[m, i])
             at += 1
-    bounds[-1] = at
+    for block in range(bounds.shape[0] - 1):
+        bounds[block, 1] = bounds[block + 1, 0]
+    bounds[-1, 1] = at
 
 
 @njit(**_STRICT)
-def _block_size(d: int) -> Any:
-    """Neurons of a block: a multiple of 64."""
-    return max(BLOCK_BYTES // (4 * d) // BITS, 1) * BITS
+def block_size(d: int, d_ff: int) -> Any:
+    """Neurons of a block: a multiple of 64; at least four blocks of a layer with as many."""
+    return min(max(BLOCK_BYTES // (4 * d) // BITS, 1), max(d_ff // (4 * BITS), 1)) * BITS
 
 
 @njit(**_STRICT)
@@ -91,23 +92,23 @@ def _starts(counts: Any) -> Any:
 
 
 @njit(**_STRICT)
-def _task(task: int, groups: int, bounds: Any, index: Any, weight: Any, values: Any,
-          bias: Any, out: Any) -> None:  # fmt: skip
-    """One strip of columns for one group of tokens."""
-    tokens, d = out.shape
-    left = (task // groups) * STRIP
-    right = min(left + STRIP, d)
-    first = (task % groups) * TOKENS
-    last = min(first + TOKENS, tokens)
-    out[first:last, left:right] = 0
-    for block in range(bounds.shape[1] - 1):
-        for m in range(first, last):
-            start, stop = bounds[m, block], bounds[m, block + 1]
-            for lo in range(left, right, CHUNK):
-                add_list(out, m, lo, min(lo + CHUNK, right), values, index, weight, start, stop)
-    for m in range(first, last):
+def _task(strip: int, first: int, last: int, bounds: Any, index: Any, weight: Any,
+          values: Any, bias: Any, out: Any, sums: Any) -> None:  # fmt: skip
+    """One strip of columns for tokens first..last.
+
+    sums: (tokens, STRIP), room for them.
+    """
+    left = strip * STRIP
+    right = min(left + STRIP, out.shape[1])
+    tokens = last - first
+    sums[:tokens, :] = 0
+    for block in range(bounds.shape[1]):
+        for k in range(tokens):
+            start, stop = bounds[first + k, block, 0], bounds[first + k, block, 1]
+            add_list(sums, k, values, left, right - left, index, weight, start, stop)
+    for k in range(tokens):
         for j in range(left, right):
-            out[m, j] += bias[j]
+            out[first + k, j] = sums[k, j - left] + bias[j]
 
 
 @njit(**_STRICT)
@@ -127,12 +128,20 @@ def _share_lists(thread: int, threads: int, z: Any, threshold: float, code: int,
 
 
 @njit(**_STRICT)
-def _share_tasks(thread: int, threads: int, bounds: Any, index: Any, weight: Any, values: Any,
+def share_values(thread: int, threads: int, bounds: Any, index: Any, weight: Any, values: Any,
                  bias: Any, out: Any) -> None:  # fmt: skip
-    groups = -(-out.shape[0] // TOKENS)
-    tasks = -(-out.shape[1] // STRIP) * groups
+    """A thread's share of out = the listed values' weighted sums + bias."""
+    tokens, d = out.shape
+    strips = -(-d // STRIP)
+    # Few tasks read the values less often; but all threads want some.
+    groups = max(-(-tokens // TOKENS), -(-threads // strips))
+    length = -(-tokens // groups)
+    sums = np.empty((length, STRIP), np.float32)
+    tasks = strips * groups
     for task in range(tasks * thread // threads, tasks * (thread + 1) // threads):
-        _task(task, groups, bounds, index, weight, values, bias, out)
+        first = min(task % groups * length, tokens)
+        _task(task // groups, first, min(first + length, tokens), bounds, index, weight,
+              values, bias, out, sums)  # fmt: skip
 
 
 @njit(**_STRICT)
@@ -152,9 +161,9 @@ def combine(z: Any, threshold: float, code: int, values: Any, bias: Any, limit: 
         return -1
     starts = _starts(counts)
     index, weight = np.empty(starts[-1], np.int32), np.empty(starts[-1], np.float32)
-    size = _block_size(out.shape[1])
-    bounds = np.empty((tokens, -(-d_ff // size) + 1), np.int64)
+    size = block_size(out.shape[1], d_ff)
+    bounds = np.empty((tokens, -(-d_ff // size), 2), np.int64)
     lists = (z, threshold, code, starts, size, bounds, index, weight)
     spread(_share_lists, pool, threads, lists)
-    spread(_share_tasks, pool, threads, (bounds, index, weight, values, bias, out))
+    spread(share_values, pool, threads, (bounds, index, weight, values, bias, out))
     return int(active)

@@ -1,0 +1,262 @@
+"""The many-token kernel that reads only candidates' keys: screen, confirm, values.
+
+*Screen*: the sketch times x in bytes (`screen`); what it cannot rule out is a candidate. *Confirm*:
+the candidates' pre-activations from the real rows; in gated layers the active ones' factors, too.
+*Values*: as in `many`.
+
+Tokens go in fixed blocks, which stay in the second-level cache; the sketch and the rows stream past
+them, 64 neurons at a time. Every pre-activation comes from one code path, and every output column
+is summed in the neurons' order: the bits depend neither on the number of threads nor on which
+neurons the screen has ruled out.
+"""
+
+from math import gcd
+from typing import Any, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+from numba import njit
+
+from reluctant.kernels.activate import activate, is_active
+from reluctant.kernels.candidates import Layer, Rule
+from reluctant.kernels.few import DENSE, DONE, STALE
+from reluctant.kernels.lanes import GROUP, QUAD
+from reluctant.kernels.many import block_size, share_values
+from reluctant.kernels.pairs import row_dot
+from reluctant.kernels.screen import (
+    AT_ONCE,
+    Bytes,
+    group_terms,
+    kept,
+    products,
+    room_for_bytes,
+    to_bytes,
+)
+from reluctant.kernels.team import spread
+from reluctant.kernels.vector import count_bits, lowest_bit
+from reluctant.kernels.watch import probes_changed, row_changed
+
+BLOCK_BYTES = 2**20  # x of a block of tokens: half of a second-level cache
+BLOCK_TOKENS = 256
+SAMPLE = 2 * AT_ONCE  # tokens that are screened first, to see whether the call is too crowded
+WATCH = 4  # one group in so many compares a row with its sketch, in turn
+
+_STRICT: dict[str, Any] = {"nogil": True, "cache": True, "error_model": "numpy"}
+
+
+class Lists(NamedTuple):
+    """The active neurons of every token.
+
+    neuron: (n,) int32; weight: (n,) float32, f(z); bounds: (tokens, blocks, 2) int64, from where to
+    where a token's neurons of a block stand in them; base: (tasks,) int64, where a task's begin;
+    counts: (tasks, 8) int64: active, candidates, stale (a cache line each: threads share none).
+    """
+
+    neuron: npt.NDArray[np.int32]
+    weight: npt.NDArray[np.float32]
+    bounds: npt.NDArray[np.int64]
+    base: npt.NDArray[np.int64]
+    counts: npt.NDArray[np.int64]
+
+
+class Scratch(NamedTuple):
+    """A thread's room for one block of neurons and one of tokens.
+
+    sums: (tokens, 64) int32; start: (64,) int32 and terms: (4, 64) float64, as in `group_terms`;
+    bits: (tokens,) uint64, a group's candidates; row, weight: (groups, pairs), the active ones,
+    token by token, and their f(z); found: (groups, tokens) int32, how many a token has.
+    """
+
+    sums: npt.NDArray[np.int32]
+    start: npt.NDArray[np.int32]
+    terms: npt.NDArray[np.float64]
+    bits: npt.NDArray[np.uint64]
+    row: npt.NDArray[np.uint8]
+    weight: npt.NDArray[np.float32]
+    found: npt.NDArray[np.int32]
+
+
+@njit(**_STRICT)
+def _room_for_block(tokens: int, groups: int) -> Any:
+    pairs = tokens * GROUP
+    return (
+        np.empty((tokens, GROUP), np.int32),
+        np.empty(GROUP, np.int32),
+        np.empty((4, GROUP), np.float64),
+        np.empty(tokens, np.uint64),
+        np.empty((groups, pairs), np.uint8),
+        np.empty((groups, pairs), np.float32),
+        np.empty((groups, tokens), np.int32),
+    )
+
+
+@njit(**_STRICT)
+def _token_block(tokens: int, d: int) -> Any:
+    """Tokens of a block: even shares, multiples of AT_ONCE."""
+    most = min(BLOCK_TOKENS, max(BLOCK_BYTES // (4 * d), 4 * AT_ONCE))
+    share = -(-tokens // -(-tokens // most))
+    return -(-share // AT_ONCE) * AT_ONCE
+
+
+@njit(**_STRICT)
+def _screen(g: int, first: int, last: int, x8: Any, layer: Any, rule: Any, s: Any) -> Any:
+    """The candidates of group g for tokens first..last, as bits; how many."""
+    present = group_terms(g, layer, rule, s.start, s.terms)
+    products(g, first, last, x8.x8, layer.q, s.start, s.sums)
+    count = 0
+    for m in range(first, last):
+        bits = kept(s.sums, m - first, s.terms, x8.step[m], x8.norm[m], x8.loss[m],
+                          rule.threshold)  # fmt: skip
+        s.bits[m - first] = present if rule.everything else bits & present
+        count += count_bits(s.bits[m - first])
+    return count
+
+
+@njit(**_STRICT)
+def _confirm(g: int, at: int, first: int, last: int, x: Any, x8: Any, layer: Any, rule: Any,
+             s: Any) -> Any:  # fmt: skip
+    """Lists the active ones of group g's candidates in row `at` of the scratch.
+
+    Whether a z lies farther from its estimate than the sketch allows: stale weights. All in one
+    loop, in the shadow of the rows' way from the second-level cache.
+    """
+    d, base, end, stale = x.shape[1], g * GROUP, 0, False
+    rows, weights = s.row[at], s.weight[at]
+    for m in range(first, last):
+        bits, begin = s.bits[m - first], end
+        step, norm, loss = x8.step[m], x8.norm[m], x8.loss[m]
+        while bits != 0:
+            r = lowest_bit(bits)
+            bits &= bits - np.uint64(1)
+            z = row_dot(layer.rows, base + r, x, m, d) + layer.bias[base + r]
+            rows[end] = r
+            weights[end] = activate(rule.code, z)
+            end += is_active(rule.code, rule.threshold, z)
+            bias = np.float64(layer.bias[base + r])
+            e = s.terms[0, r] * (step * s.sums[m - first, r]) + bias
+            room = norm * s.terms[2, r] + loss * s.terms[3, r] + rule.slack * abs(bias)
+            stale |= abs(np.float64(z) - e) > room
+        s.found[at, m - first] = end - begin
+    if rule.gated:
+        p = 0
+        for m in range(first, last):
+            for _ in range(s.found[at, m - first]):
+                i = base + rows[p]
+                weights[p] *= row_dot(layer.factors, i, x, m, d) + layer.factor_bias[i]
+                p += 1
+    return stale
+
+
+@njit(**_STRICT)
+def _block(b: int, size: int, first: int, last: int, x: Any, x8: Any, layer: Any, rule: Any,
+           s: Any, lists: Any, at: int, counts: Any) -> Any:  # fmt: skip
+    """Lists the active neurons of block b for tokens first..last from `at` on; where they end."""
+    d_ff = layer.scale.shape[0]
+    low, high = b * size // GROUP, -(-min((b + 1) * size, d_ff) // GROUP)
+    for g in range(low, high):
+        counts[1] += _screen(g, first, last, x8, layer, rule, s)
+        counts[2] |= _confirm(g, g - low, first, last, x, x8, layer, rule, s)
+        if first == 0 and (rule.turn + g) % WATCH == 0:
+            rows = min(GROUP, d_ff - g * GROUP)
+            counts[2] |= row_changed(layer, g * GROUP + rule.turn // WATCH % rows)
+    begin, ends = at, np.zeros(high - low, np.int64)
+    for m in range(first, last):
+        lists.bounds[m, b, 0] = at
+        for g in range(high - low):
+            for p in range(ends[g], ends[g] + s.found[g, m - first]):
+                lists.neuron[at] = (low + g) * GROUP + s.row[g, p]
+                lists.weight[at] = s.weight[g, p]
+                at += 1
+            ends[g] += s.found[g, m - first]
+        lists.bounds[m, b, 1] = at
+    counts[0] += at - begin
+    return at
+
+
+@njit(**_STRICT)
+def _share_lists(thread: int, threads: int, parts: int, length: int, size: int, x: Any,
+                 x8: Any, layer: Any, rule: Any, lists: Any) -> None:  # fmt: skip
+    blocks, tasks = lists.bounds.shape[1], lists.base.shape[0]
+    scratch = Scratch(*_room_for_block(length, size // GROUP))
+    for task in range(tasks * thread // threads, tasks * (thread + 1) // threads):
+        first, part = task // parts * length, task % parts
+        last, at = min(first + length, x.shape[0]), lists.base[task]
+        for b in range(blocks * part // parts, blocks * (part + 1) // parts):
+            at = _block(b, size, first, last, x, x8, layer, rule, scratch, lists, at,
+                        lists.counts[task])  # fmt: skip
+
+
+@njit(**_STRICT)
+def _share_bytes(thread: int, threads: int, x: Any, x8: Any, layer: Any, rule: Any,
+                 max_norm: float, taken: int, sampled: Any) -> None:  # fmt: skip
+    """x in bytes; and the candidates of `taken` tokens, counted in `sampled`, a row a thread."""
+    tokens, padded_d = x.shape[0], x8.x8.shape[1]
+    for m in range(tokens * thread // threads, tokens * (thread + 1) // threads):
+        to_bytes(m, x[m], max_norm, x8)
+    for m in range(tokens, x8.x8.shape[0] if thread == 0 else 0):
+        x8.x8[m, :] = 0
+    if taken == 0:
+        return
+    sample = Bytes(*room_for_bytes(taken, padded_d))
+    for k in range(taken):
+        to_bytes(k, x[tokens * k // taken], max_norm, sample)
+    scratch = Scratch(*_room_for_block(sample.x8.shape[0], 1))
+    groups = layer.q.shape[0]
+    for g in range(groups * thread // threads, groups * (thread + 1) // threads):
+        sampled[thread, 0] += _screen(g, 0, taken, sample, layer, rule, scratch)
+
+
+@njit(**_STRICT)
+def _room_for_lists(tokens: int, length: int, d_ff: int, size: int, parts: int) -> Any:
+    """As large as every neuron being active would need; what is not used is never touched."""
+    blocks = -(-d_ff // size)
+    tasks = -(-tokens // length) * parts
+    base = np.empty(tasks, np.int64)
+    for task in range(tasks):
+        first, part = task // parts * length, task % parts
+        inside = min(blocks * part // parts * size, d_ff) * (min(first + length, tokens) - first)
+        base[task] = first * d_ff + inside
+    index, weight = np.empty(tokens * d_ff, np.int32), np.empty(tokens * d_ff, np.float32)
+    bounds = np.empty((tokens, blocks, 2), np.int64)
+    return index, weight, bounds, base, np.zeros((tasks, 8), np.int64)
+
+
+@njit(**_STRICT)
+def run(
+    x: Any, q: Any, scale: Any, radius: Any, own_norm: Any, row_sum: Any, rows: Any, bias: Any,
+    factors: Any, factor_bias: Any, values: Any, value_bias: Any, probe_at: Any, probe: Any,
+    max_norm: float, slack: float, threshold: float, code: int, gated: bool, limit: float,
+    everything: bool, turn: int, out: Any, totals: Any, threads: int, pool: Any,
+) -> int:  # fmt: skip
+    """out = f(x rows^T + bias) values + value_bias: arguments and result are those of `few.run`.
+
+    All float32. limit: the share of candidates, among a few tokens, above which it gives up at once
+    (>= 1: never).
+    """
+    layer = Layer(
+        q, scale, radius, own_norm, row_sum, rows, bias, factors, factor_bias, values, value_bias,
+        probe_at, probe,
+    )  # fmt: skip
+    rule = Rule(threshold, code, slack, gated, True, limit, everything, turn)
+    if probes_changed(layer):
+        return STALE
+    tokens, d = x.shape
+    d_ff = scale.shape[0]
+    x8 = Bytes(*room_for_bytes(tokens, QUAD * q.shape[1]))
+    taken = min(SAMPLE, tokens) if limit < 1 else 0
+    sampled = np.zeros((threads, 8), np.int64)
+    spread(_share_bytes, pool, threads, (x, x8, layer, rule, max_norm, taken, sampled))
+    if sampled.sum() > limit * taken * d_ff:
+        return DENSE
+    length, size = _token_block(tokens, d), block_size(d, d_ff)
+    blocks = -(-tokens // length)
+    parts = threads // gcd(threads, blocks)  # tasks enough for all threads alike
+    lists = Lists(*_room_for_lists(tokens, length, d_ff, size, parts))
+    spread(_share_lists, pool, threads, (parts, length, size, x, x8, layer, rule, lists))
+    arguments = (lists.bounds, lists.neuron, lists.weight, values, value_bias, out)
+    spread(share_values, pool, threads, arguments)
+    if lists.counts[:, 2].sum() > 0:
+        return STALE
+    totals[0] += lists.counts[:, 0].sum()
+    totals[1] += lists.counts[:, 1].sum()
+    return DONE
