@@ -12,11 +12,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
-from reluctant import engine
+from reluctant import ways
 from reluctant.activations import names, resolve, thresholded_relu
 from reluctant.engine import Engine
 from reluctant.errors import ReluctantError
 from reluctant.kernels import few, team
+from reluctant.ways import Limits
 
 SERVED = ["relu", "relu2", "relu6", "hardswish", "thresholded_relu"]
 
@@ -46,10 +47,11 @@ class Layer(nn.Module):
 def _seed(monkeypatch):
     torch.manual_seed(0)
     # Small layers are as good as large ones here; by themselves they would not choose "few".
-    monkeypatch.setattr(engine, "FEW_WEIGHTS", 0)
-    monkeypatch.setattr(engine, "FEW_TOKENS", few.MAX_TOKENS)
-    monkeypatch.setattr(engine, "FEW_LIMIT", (0.9,) * (few.MAX_TOKENS + 1))
-    monkeypatch.setattr(engine, "MANY_LIMIT", 0.3)
+    monkeypatch.setattr(
+        ways,
+        "limits",
+        lambda dtype, weights, tokens: Limits(0.9 if tokens <= few.MAX_TOKENS else 0, 0, 0.3),
+    )
 
 
 def close(a, b):
@@ -124,14 +126,28 @@ def test_autocast_is_torchs():
         torch.testing.assert_close(y, layer(x))
 
 
-def test_small_layers_take_the_dense_first_product(monkeypatch):
+def test_limits_decide(monkeypatch):
+    """From the shape: those of the next larger measured one."""
     monkeypatch.undo()
-    assert len(engine.FEW_LIMIT) > engine.FEW_TOKENS
-    for d_ff, tokens, way in ((1024, 1, "many"), (4096, 1, "few"), (4096, 13, "many")):
+    measured = {"262144": {"1": [0, 0, 0.1], "16": [0, 0, 0]}, "4194304": {"1": [1.0, 0, 0.1]}}
+    monkeypatch.setattr(ways, "table", lambda: {"limits": {"float32": measured}})
+    ways.limits.cache_clear()
+    request = ((1024, 1, "many"), (1024, 9, "dense"), (1025, 1, "few"), (8192, 99, "few"))
+    for d_ff, tokens, way in request:
         layer, x = Layer(256, d_ff, shift=-2.0), torch.randn(tokens, 256)
         with torch.no_grad():
             close(layer.engine(x), layer(x))
-        assert layer.engine.calls[way] == 1
+        assert layer.engine.calls[way] == 1, (d_ff, tokens)
+    ways.limits.cache_clear()
+
+
+def test_the_table_of_limits():
+    for dtype in ("float32", "bfloat16"):
+        for weights in (1, 2**18, 2**20, 2**22, 2**24, 2**30):
+            for tokens in (1, 13, 16, 64, 512, 10**6):
+                limits = ways.limits(dtype, weights, tokens)
+                assert all(0 <= limit <= ways.NEVER_ABOVE for limit in limits)
+                assert limits.few == 0 or tokens <= few.MAX_TOKENS
 
 
 def test_a_dense_layer_is_served_densely():

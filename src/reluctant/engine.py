@@ -6,32 +6,26 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from reluctant import dense, op
+from reluctant import dense, op, ways
 from reluctant.activations import Activation, resolve
 from reluctant.errors import ReluctantError
 from reluctant.kernels import few, many, screened
 from reluctant.kernels.entry import run_at
 from reluctant.kernels.team import POOL, threads_for
+from reluctant.nested import on_values
 from reluctant.neurons import Neurons
 from reluctant.prepared import Prepared, finite, prepare
 from reluctant.sketch import sketch_bytes
+from reluctant.ways import NEVER_ABOVE, Limits
 
 WAYS = ("auto", "dense", "few", "many")
 
-# Where the ways cross, from measurements (docs/log.md, 2026-11-21).
-FEW_WEIGHTS = 3 * 2**18  # of W1: smaller ones stay in the caches, where a dense first product wins
-FEW_TOKENS = 12
-# Shares above which a way is slower than the next one: candidates, by tokens; active neurons.
-FEW_LIMIT = (1.0, 0.6, 0.4, *[0.25] * 2, *[0.13] * 4, *[0.1] * 8)
-MANY_LIMIT = 0.16
-# Shares of candidates up to which many tokens are screened; beyond, a dense first product wins.
-# By weights of W1 and by tokens, each "at most".
-SCREEN_LIMIT = (
-    (3 * 2**17, ((32, 0.12), (2**62, 0.08))),
-    (2**23, ((32, 0.22), (128, 0.18), (2**62, 0.15))),
-    (2**62, ((2**62, 0.09),)),
-)
-_NEVER = 2.0  # no share is above it
+# What pins a way: no limit but for how many tokens the kernels take at once.
+_PINNED = {
+    "dense": Limits(0, 0, 0),
+    "few": Limits(NEVER_ABOVE, 0, NEVER_ABOVE),
+}
+_NAMES = {torch.float32: "float32", torch.bfloat16: "bfloat16"}
 _IGNORED = np.zeros(2, np.int64)  # where counts go that nobody asked for
 
 
@@ -76,6 +70,7 @@ class Engine:
         self.neurons = Neurons(up, down, gate)
         self.activation = resolve(activation)  # checks what an unregistered one claims
         self.way = way
+        self.forced: Limits | None = None  # limits of its own, to measure where the ways cross
         self.calls = {"few": 0, "many": 0, "dense": 0}
         for name, part in (("up", up), ("down", down), ("gate", gate)):
             if part is not None and not finite(part.weight):
@@ -144,7 +139,7 @@ class Engine:
     def forward(self, x: Tensor) -> Tensor:
         """`__call__` without autograd."""
         if x.is_nested:
-            return _on_values(self.forward, x)
+            return on_values(self.forward, x)
         d_model = self._d_model
         if x.dim() == 0 or x.shape[-1] != d_model or not x.is_floating_point():
             raise ReluctantError(
@@ -152,44 +147,56 @@ class Engine:
                 f"{tuple(x.shape)} {x.dtype}"
             )
         tokens = x.numel() // d_model
-        way, ready = self._choose(x, tokens)
+        limits = self._limits(x, tokens)
+        ready = self._ready(x, limits)
         if ready is None:
-            y = self._dense(x)
+            way, y = "dense", self._dense(x)
         else:
             rows = x if x.is_contiguous() and not x.is_neg() else x.resolve_neg().contiguous()
             y = torch.empty_like(rows)
-            sparsely = self._run_few if way == "few" else self._run_screened
-            if not sparsely(rows, y, tokens, ready):
-                way, y = self._run_many(rows, y, ready)
+            if limits.few and self._run_few(rows, y, tokens, ready, limits.few):
+                way = "few"
+            elif limits.screen and self._run_screened(rows, y, tokens, ready, limits.screen):
+                way = "many"
+            else:
+                way, y = self._run_many(rows, y, ready, limits.many)
         self.calls[way] += 1
         return y
 
-    def _choose(self, x: Tensor, tokens: int) -> tuple[str, Prepared | None]:
-        """The way, from this call alone, and what a sparse way reads."""
-        way = self._way
-        if way == "dense" or tokens == 0 or not x.is_cpu or torch.is_autocast_enabled("cpu"):
-            return "dense", None
-        if way == "auto":
-            way = "few" if tokens <= FEW_TOKENS and self._weights >= FEW_WEIGHTS else "many"
-        screen = way == "many" and screen_limit(tokens, self._weights) > 0
-        ready = self._prepare(with_sketch=way == "few" or screen)
-        served = way == "few" or ready.many or ready.screened
-        if not ready.sparse or x.dtype is not ready.dtype or not served:
-            return "dense", None
-        return way, ready
+    def _limits(self, x: Tensor, tokens: int) -> Limits:
+        """Which ways may be tried: from this call's shape alone."""
+        if tokens == 0 or not x.is_cpu or torch.is_autocast_enabled("cpu"):
+            return _PINNED["dense"]
+        if self.forced is not None:
+            return self.forced
+        if self._way in _PINNED:
+            return _PINNED[self._way]
+        limits = ways.limits(_NAMES.get(x.dtype, "float32"), self._weights, tokens)
+        if self._way == "many":
+            screen = limits.screen if self.neurons.gate is None else NEVER_ABOVE
+            return Limits(0, screen, NEVER_ABOVE)
+        return limits
+
+    def _ready(self, x: Tensor, limits: Limits) -> Prepared | None:
+        """What the sparse ways read; None where only the dense one serves."""
+        if not any(limits):
+            return None
+        ready = self._prepare(with_sketch=limits.few > 0 or limits.screen > 0)
+        return ready if ready.sparse and x.dtype is ready.dtype else None
 
     def _dense(self, x: Tensor) -> Tensor:
         w1, b1, w2, b2, wg, bg = self.neurons.tensors()
         gate = None if wg is None else (wg, bg)
         return dense.feed_forward(x, (w1, b1), (w2, b2), self.activation, gate)
 
-    def _run_few(self, rows: Tensor, out: Tensor, tokens: int, ready: Prepared) -> bool:
+    def _run_few(
+        self, rows: Tensor, out: Tensor, tokens: int, ready: Prepared, limit: float
+    ) -> bool:
         """False where the next way should serve: too many candidates, or weights with a NaN.
 
         rows, out: contiguous, tokens * d_model numbers of the weights' dtype.
         """
         most = few.MAX_TOKENS
-        limit = _NEVER if self._way == "few" else FEW_LIMIT[min(tokens, most)]
         if tokens <= most:
             return self._few(rows, out, 0, tokens, ready, limit, _IGNORED)
         return all(
@@ -223,12 +230,11 @@ class Engine:
             ready = self._prepare(with_sketch=True)
         return False
 
-    def _run_screened(self, rows: Tensor, out: Tensor, tokens: int, ready: Prepared) -> bool:
+    def _run_screened(
+        self, rows: Tensor, out: Tensor, tokens: int, ready: Prepared, limit: float
+    ) -> bool:
         """Both products sparsely. False where the next way should serve, as in `_run_few`."""
-        limit = screen_limit(tokens, self._weights)
-        if self._way == "many" and not ready.many:
-            limit = _NEVER  # pinned, and no other kernel serves it
-        for _ in range(2 if limit > 0 else 0):
+        for _ in range(2):
             if not ready.screened:
                 return False
             self._turn += 1
@@ -243,13 +249,14 @@ class Engine:
             ready = self._prepare(with_sketch=True)
         return False
 
-    def _run_many(self, rows: Tensor, out: Tensor, ready: Prepared) -> tuple[str, Tensor]:
+    def _run_many(
+        self, rows: Tensor, out: Tensor, ready: Prepared, limit: float
+    ) -> tuple[str, Tensor]:
         """The first product densely; the second sparsely or, for a crowded call, densely."""
-        if not ready.many:
+        if not ready.many or not limit:
             return "dense", self._dense(rows)
         w1, b1, w2, b2, _, _ = self.neurons.tensors()
         z = dense.linear(rows, w1, b1)
-        limit = _NEVER if self._way == "many" else MANY_LIMIT
         z_rows, out_rows = (
             z.numpy().reshape(-1, z.shape[-1]),
             out.numpy().reshape(-1, self._d_model),
@@ -294,32 +301,10 @@ class Engine:
             out = torch.empty_like(rows)
             for first in range(0, tokens, few.MAX_TOKENS) if served else ():
                 count = min(few.MAX_TOKENS, tokens - first)
-                served = served and self._few(rows, out, first, count, ready, _NEVER, totals)
+                served = served and self._few(rows, out, first, count, ready, NEVER_ABOVE, totals)
             active, candidates = (int(n) for n in totals)
             if not served:
                 fires = self.neurons.gate or self.neurons.up
                 h = self.activation(nn.functional.linear(rows, fires.weight, fires.bias))
                 active, candidates = int((h != 0).sum()), h.numel()
         return Census(tokens, active, candidates)
-
-
-def screen_limit(tokens: int, weights: int) -> float:
-    """The share of candidates up to which so many tokens are screened; 0: not at all.
-
-    weights: of W1.
-
-    >>> screen_limit(512, 512 * 2048)
-    0.15
-    """
-    row = next(limits for most, limits in SCREEN_LIMIT if weights <= most)
-    return next(limit for most, limit in row if tokens <= most)
-
-
-def _on_values(function: Any, x: Tensor) -> Tensor:
-    """Applies a position-wise function to the positions that a nested tensor holds."""
-    if x.layout == torch.jagged:
-        offsets: Tensor = x.offsets()  # type: ignore[attr-defined]
-        return torch.nested.nested_tensor_from_jagged(function(x.values()), offsets)
-    parts = x.unbind()
-    lengths = [len(p) for p in parts]
-    return torch.nested.as_nested_tensor(list(function(torch.cat(parts)).split(lengths)))

@@ -35,7 +35,7 @@ from numba.extending import intrinsic
 from reluctant.kernels import integer
 from reluctant.kernels.candidates import HUGE
 from reluctant.kernels.lanes import GROUP
-from reluctant.kernels.sums import upper_norm
+from reluctant.kernels.sums import HUGE_PRODUCT, TINY_NORM, upper_norm
 from reluctant.kernels.vector import I32, I64, LANES, Emitter
 
 AT_ONCE = 6  # tokens: their sums, 4 vectors each, and the weights fill the registers
@@ -52,13 +52,15 @@ class Bytes(NamedTuple):
     """x as the screen uses it; columns padded to the sketch's, tokens to a multiple of AT_ONCE.
 
     x8: (tokens, padded d) uint8, x ~ step (x8 - 128); norm, step, loss: (tokens,) float64, the
-    lemma's N (infinite where nothing may be certified), step and loss.
+    lemma's N (infinite where nothing may be certified), step and loss; huge: (tokens,) bool,
+    whether a product might overflow.
     """
 
     x8: npt.NDArray[np.uint8]
     norm: npt.NDArray[np.float64]
     step: npt.NDArray[np.float64]
     loss: npt.NDArray[np.float64]
+    huge: npt.NDArray[np.bool_]
 
 
 @njit(**_STRICT)
@@ -66,7 +68,8 @@ def room_for_bytes(tokens: int, padded_d: int) -> Any:
     """The arrays of `Bytes`, empty."""
     padded = -(-tokens // AT_ONCE) * AT_ONCE
     x8 = np.empty((padded, padded_d), np.uint8)
-    return x8, np.empty(padded), np.empty(padded), np.empty(padded)
+    norm, step, loss = np.empty(padded), np.empty(padded), np.empty(padded)
+    return x8, norm, step, loss, np.zeros(padded, np.bool_)
 
 
 @njit(fastmath={"reassoc", "contract"}, **_STRICT)
@@ -97,7 +100,10 @@ def _largest(x: Any) -> Any:
 def to_bytes(m: int, x: Any, max_norm: float, into: Any) -> None:
     """Fills token m of `into`, a `Bytes`, from x, (d,) float32."""
     d = x.shape[0]
-    norm = upper_norm(x, max_norm)
+    norm = upper_norm(x)
+    into.huge[m] = not (norm * max_norm < HUGE_PRODUCT)
+    if into.huge[m] or not norm >= TINY_NORM:
+        norm = np.inf
     into.x8[m, :] = _MIDDLE
     into.norm[m], into.step[m], into.loss[m] = norm, 0.0, 0.0
     if norm < np.inf:

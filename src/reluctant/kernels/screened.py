@@ -18,7 +18,7 @@ import numpy.typing as npt
 from numba import njit
 
 from reluctant.kernels.activate import activate, is_active
-from reluctant.kernels.candidates import Layer, Rule
+from reluctant.kernels.candidates import HUGE, Layer, Rule
 from reluctant.kernels.few import DENSE, DONE, STALE
 from reluctant.kernels.lanes import GROUP, QUAD
 from reluctant.kernels.many import block_size, share_values
@@ -247,6 +247,9 @@ def run(
     sampled = np.zeros((threads, 8), np.int64)
     spread(_share_bytes, pool, threads, (x, x8, layer, rule, max_norm, taken, sampled))
     if sampled.sum() > limit * taken * d_ff:
+        return DENSE
+    # An infinite factor makes NaN of a zero: a rare call, and the dense way's.
+    if gated and (x8.huge.any() or not (np.abs(factor_bias) < HUGE).all()):
         return DENSE
     length, size = _token_block(tokens, d), block_size(d, d_ff)
     blocks = -(-tokens // length)

@@ -1,0 +1,195 @@
+"""Where the ways cross: measured here, written to `ways.json`, read by every engine.
+
+    python -m reluctant.bench.crossings            measure, and show the grid
+    python -m reluctant.bench.crossings --write    and write src/reluctant/ways.json
+
+Each cell is a shape, a number of tokens and a density. Its layers take turns, as in a model, so
+that their weights have left the nearer caches.
+"""
+
+import json
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from statistics import NormalDist
+from typing import Annotated, Any
+
+import torch
+import typer
+from rich.console import Console
+from rich.progress import track
+from rich.table import Table
+
+import reluctant
+from reluctant import ways
+from reluctant.bench import layer as drawn
+from reluctant.engine import Engine
+from reluctant.files import write_json
+from reluctant.machine import cpu_model, versions
+from reluctant.timing import interleaved
+from reluctant.ways import NEVER_ABOVE, Limits
+
+SHAPES = ((256, 1024), (512, 2048), (1024, 4096), (2048, 8192))
+TOKENS = (1, 2, 4, 8, 16, 64, 512)
+DENSITIES = (0.01, 0.02, 0.04, 0.08, 0.16, 0.32)
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
+FORCED = {
+    "few": Limits(NEVER_ABOVE, 0, 0),
+    "screen": Limits(0, NEVER_ABOVE, 0),
+    "many": Limits(0, 0, NEVER_ABOVE),
+    "dense": Limits(0, 0, 0),
+}
+FEW_TOKENS = 16
+ROTATED_BYTES = 2**28  # the layers of a cell together: more than the caches of two cores
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One measured cell. seconds: by way, and "auto" as the limits in use choose."""
+
+    dtype: str
+    weights: int
+    tokens: int
+    density: float
+    candidates: float
+    seconds: dict[str, float]
+
+    @property
+    def regret(self) -> float:
+        """The automatic choice's time over the best way's."""
+        return self.seconds["auto"] / min(t for w, t in self.seconds.items() if w != "auto")
+
+
+def measure(dtypes: list[str], rounds: int) -> Iterator[Cell]:
+    """All cells, one by one."""
+    grid = [(dtype, shape) for dtype in dtypes for shape in SHAPES]
+    for dtype, (d_model, d_ff) in track(grid, console=Console(stderr=True), transient=True):
+        generator = torch.Generator().manual_seed(0)
+        layer = drawn.draw(d_model, d_ff, 0.04, generator, dtype=DTYPES[dtype])
+        layer.requires_grad_(requires_grad=False)
+        count = min(max(ROTATED_BYTES // drawn.weight_bytes(layer), 2), 24)
+        layers = drawn.copies(layer, count)
+        engines = [Engine(each.up, each.down, each.activation) for each in layers]
+        for tokens in TOKENS:
+            inputs = [
+                torch.randn(tokens, d_model, generator=generator).to(DTYPES[dtype])
+                for _ in range(8)
+            ]
+            for density in DENSITIES:
+                for each in layers:
+                    each.up.bias.fill_(NormalDist().inv_cdf(density))
+                yield _cell(dtype, engines, inputs, density, rounds)
+
+
+def _cell(
+    dtype: str, engines: list[Engine], inputs: list[torch.Tensor], density: float, rounds: int
+) -> Cell:
+    tokens, size = inputs[0].shape[0], engines[0].neurons.keys.numel()
+    d_ff = engines[0].neurons.d_ff
+    forced: dict[str, Limits | None] = {
+        way: limits
+        for way, limits in FORCED.items()
+        if not (way == "few" and tokens > FEW_TOKENS)
+        and not (way in ("screen", "many") and dtype != "float32")
+    }
+
+    def caller(limits: Limits | None) -> Callable[[int], object]:
+        def call(number: int) -> object:
+            engine = engines[number % len(engines)]
+            engine.forced = limits
+            return engine(inputs[number % len(inputs)])
+
+        return call
+
+    calls = {way: caller(limits) for way, limits in (forced | {"auto": None}).items()}
+    with torch.inference_mode():
+        seconds = interleaved(calls, rounds=rounds, settle=0.004, turn=0.012)
+        counted = engines[0].census(torch.cat(inputs)[:64])
+    candidates = counted.candidates / (counted.tokens * d_ff)
+    return Cell(dtype, size, tokens, density, candidates, seconds)
+
+
+def limits_of(cells: list[Cell]) -> Limits:
+    """The limits for one dtype, size and number of tokens, from its cells in rising density.
+
+    A way's limit lies halfway, in share, between the last density at which it is the fastest of
+    those that may still come and the next one.
+
+    >>> cells = [
+    ...     Cell("float32", 1, 1, p, p, {"few": f, "many": 3.0, "dense": 2.0, "auto": 2.0})
+    ...     for p, f in ((0.1, 1.0), (0.2, 1.5), (0.3, 2.5))
+    ... ]
+    >>> limits_of(cells)
+    Limits(few=0.25, screen=0.0, many=0.0)
+    """
+    order = ("few", "screen", "many", "dense")
+    found = []
+    for position, way in enumerate(order[:-1]):
+        shares = [c.density if way == "many" else c.candidates for c in cells]
+        wins = [
+            way in c.seconds
+            and all(c.seconds[way] <= c.seconds.get(w, c.seconds[way]) for w in order[position:])
+            for c in cells
+        ]
+        last = next((i for i in reversed(range(len(cells))) if wins[i]), None)
+        if last is None:
+            found.append(0.0)
+        elif last == len(cells) - 1:
+            found.append(NEVER_ABOVE if shares[last] > 0.5 else round(1.3 * shares[last], 3))
+        else:
+            found.append(round((shares[last] + shares[last + 1]) / 2, 3))
+    return Limits(*found)
+
+
+def _grouped(cells: list[Cell]) -> dict[str, dict[str, dict[str, list[float]]]]:
+    """What stands in `ways.json` as "limits"."""
+    table: dict[str, dict[str, dict[str, list[float]]]] = {}
+    for dtype, size, tokens in dict.fromkeys((c.dtype, c.weights, c.tokens) for c in cells):
+        mine = [c for c in cells if (c.dtype, c.weights, c.tokens) == (dtype, size, tokens)]
+        by_tokens = table.setdefault(dtype, {}).setdefault(str(size), {})
+        by_tokens[str(tokens)] = list(limits_of(mine))
+    return table
+
+
+def show(cells: list[Cell], console: Console) -> None:
+    """The grid: times in microseconds, the fastest way, and the automatic choice against it."""
+    table = Table(title="Microseconds a call")
+    names = ("few", "screen", "many", "dense", "auto")
+    for column in ("dtype", "W1", "tokens", "density", "candidates", *names, "auto / best"):
+        table.add_column(column, justify="right")
+    for c in cells:
+        best = min(t for w, t in c.seconds.items() if w != "auto")
+        times = [
+            "-" if w not in c.seconds else f"{'*' if c.seconds[w] == best else ''}{1e6 * t:.0f}"
+            for w in names
+            for t in [c.seconds.get(w, 0.0)]
+        ]
+        shares = f"{c.density:.0%}", f"{c.candidates:.1%}"
+        table.add_row(c.dtype, str(c.weights), str(c.tokens), *shares, *times, f"{c.regret:.2f}")
+    console.print(table)
+    worst = max(cells, key=lambda c: c.regret)
+    console.print(
+        f"auto at most {worst.regret:.2f}x the best way ({worst.weights} weights, "
+        f"{worst.tokens} tokens, {worst.density:.0%}); above 1.15x in "
+        f"{sum(c.regret > 1.15 for c in cells)} of {len(cells)} cells"
+    )
+
+
+def main(
+    write: Annotated[bool, typer.Option(help="Write src/reluctant/ways.json.")] = False,
+    rounds: Annotated[int, typer.Option(min=1, help="Turns of each way in each cell.")] = 3,
+    dtype: Annotated[list[str] | None, typer.Option(help="float32, bfloat16; all.")] = None,
+) -> None:
+    """Measure where the ways cross."""
+    cells = list(measure(dtype or list(DTYPES), rounds))
+    show(cells, Console(width=130))
+    if write:
+        limits: dict[str, Any] = ways.table()["limits"] | _grouped(cells)
+        path = Path(reluctant.__file__).with_name("ways.json")
+        measured = {"machine": cpu_model(), "threads": torch.get_num_threads()}
+        write_json(path, measured | {"versions": versions("torch", "numba"), "limits": limits})
+        typer.echo(json.dumps(limits, indent=1))
+
+
+if __name__ == "__main__":
+    typer.run(main)
