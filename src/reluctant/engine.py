@@ -156,7 +156,10 @@ class Engine:
             y = torch.empty_like(rows)
             if limits.few and self._run_few(rows, y, tokens, ready, limits.few):
                 way = "few"
-            elif limits.screen and self._run_screened(rows, y, tokens, ready, limits.screen):
+            # Bytes leave no fewer candidates than 16 bits do: no use after few tokens' limit.
+            elif limits.screen > limits.few and self._run_screened(
+                rows, y, tokens, ready, limits.screen
+            ):
                 way = "many"
             else:
                 way, y = self._run_many(rows, y, ready, limits.many)
