@@ -195,6 +195,7 @@ def test_weights_that_left_their_sketch_are_noticed(where):
     elif where == "row":  # one row, not probed: found when its turn comes
         free = next(i for i in range(64) if not (sketch.probe_at // 64 == i).any())
         changed[free] *= np.float32(0.9)
+        bias[free] = -50  # and never a candidate
         turn = screened.WATCH * free
     else:  # all rows, behind the probes
         changed *= np.float32(1.5)

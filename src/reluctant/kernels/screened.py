@@ -39,6 +39,7 @@ from reluctant.kernels.watch import probes_changed, row_changed
 BLOCK_BYTES = 2**20  # x of a block of tokens: half of a second-level cache
 BLOCK_TOKENS = 256
 SAMPLE = 2 * AT_ONCE  # tokens that are screened first, to see whether the call is too crowded
+SMALL = 128  # tokens that are converted to bytes while others are sampled
 WATCH = 4  # one group in so many compares a row with its sketch, in turn
 
 _STRICT: dict[str, Any] = {"nogil": True, "cache": True, "error_model": "numpy"}
@@ -187,23 +188,29 @@ def _share_lists(thread: int, threads: int, parts: int, length: int, size: int, 
 
 
 @njit(**_STRICT)
-def _share_bytes(thread: int, threads: int, x: Any, x8: Any, layer: Any, rule: Any,
-                 max_norm: float, taken: int, sampled: Any) -> None:  # fmt: skip
-    """x in bytes; and the candidates of `taken` tokens, counted in `sampled`, a row a thread."""
-    tokens, padded_d = x.shape[0], x8.x8.shape[1]
+def _share_bytes(thread: int, threads: int, x: Any, x8: Any, max_norm: float) -> None:
+    tokens = x.shape[0]
     for m in range(tokens * thread // threads, tokens * (thread + 1) // threads):
         to_bytes(m, x[m], max_norm, x8)
     for m in range(tokens, x8.x8.shape[0] if thread == 0 else 0):
         x8.x8[m, :] = 0
-    if taken == 0:
-        return
-    sample = Bytes(*room_for_bytes(taken, padded_d))
+
+
+@njit(**_STRICT)
+def _share_sample(thread: int, threads: int, x: Any, x8: Any, layer: Any, rule: Any,
+                  max_norm: float, sampled: Any) -> None:  # fmt: skip
+    """The candidates of a few tokens, counted in `sampled`, a row a thread."""
+    tokens = x.shape[0]
+    taken = min(SAMPLE, tokens)
+    sample = Bytes(*room_for_bytes(taken, x8.x8.shape[1]))
     for k in range(taken):
         to_bytes(k, x[tokens * k // taken], max_norm, sample)
     scratch = Scratch(*_room_for_block(sample.x8.shape[0], 1))
     groups = layer.q.shape[0]
     for g in range(groups * thread // threads, groups * (thread + 1) // threads):
         sampled[thread, 0] += _screen(g, 0, taken, sample, layer, rule, scratch)
+    if tokens <= SMALL:  # not worth a parallel region of its own
+        _share_bytes(thread, threads, x, x8, max_norm)
 
 
 @njit(**_STRICT)
@@ -243,11 +250,13 @@ def run(
     tokens, d = x.shape
     d_ff = scale.shape[0]
     x8 = Bytes(*room_for_bytes(tokens, QUAD * q.shape[1]))
-    taken = min(SAMPLE, tokens) if limit < 1 else 0
-    sampled = np.zeros((threads, 8), np.int64)
-    spread(_share_bytes, pool, threads, (x, x8, layer, rule, max_norm, taken, sampled))
-    if sampled.sum() > limit * taken * d_ff:
-        return DENSE
+    if limit < 1:
+        sampled = np.zeros((threads, 8), np.int64)
+        spread(_share_sample, pool, threads, (x, x8, layer, rule, max_norm, sampled))
+        if sampled.sum() > limit * min(SAMPLE, tokens) * d_ff:
+            return DENSE
+    if limit >= 1 or tokens > SMALL:
+        spread(_share_bytes, pool, threads, (x, x8, max_norm))
     # An infinite factor makes NaN of a zero: a rare call, and the dense way's.
     if gated and (x8.huge.any() or not (np.abs(factor_bias) < HUGE).all()):
         return DENSE
