@@ -9,8 +9,9 @@ from torch.nn.modules.dropout import _DropoutNd
 from reluctant.activations import Activation, identify
 from reluctant.feedforward import FeedForward
 from reluctant.surgery.forms import Form, fits, inside, whole
-from reluctant.surgery.prove import prove, same_slope
+from reluctant.surgery.prove import prove
 from reluctant.surgery.site import Part, Site, Unfit, as_linear, is_conv1d, sizes
+from reluctant.surgery.still import same_slope
 
 LOOKED_FOR = (
     "FeedForward, torch.nn.TransformerEncoderLayer and TransformerDecoderLayer, modules and "

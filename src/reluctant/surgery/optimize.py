@@ -8,10 +8,10 @@ from reluctant.errors import ReluctantError
 from reluctant.surgery.agree import agree
 from reluctant.surgery.find import LOOKED_FOR, examine
 from reluctant.surgery.inline import prove
-from reluctant.surgery.prove import still
 from reluctant.surgery.report import Entry, Report
 from reluctant.surgery.seat import Seat
 from reluctant.surgery.site import Site, Unfit
+from reluctant.surgery.still import still
 from reluctant.surgery.swap import give_back, lay_out, put_in, seat_of, take_out
 from reluctant.surgery.watch import Watch
 

@@ -6,8 +6,8 @@ that layers that are zero (as a scale of 1 or a residual branch at initialisatio
 """
 
 import itertools
-from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager, suppress
+from collections.abc import Callable
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 
 import torch
@@ -17,6 +17,7 @@ from torch.nn.modules.dropout import _DropoutNd
 from reluctant import probe
 from reluctant.activations import Activation, identify
 from reluctant.surgery.site import Unfit, sizes
+from reluctant.surgery.still import same_slope, slope, still
 
 
 @dataclass(frozen=True, eq=False)
@@ -226,8 +227,8 @@ class _Trial:
             return False
         if self.factor is not None and activation is not None:
             h = run.to_down[0]
-            slope = _slope(h, factors)
-            if slope is None or not _agrees(activation, z, slope):
+            passed = slope(h, factors)
+            if passed is None or not _agrees(activation, z, passed):
                 return False
         return _passes(self.out, run.result)
 
@@ -280,62 +281,5 @@ def _agrees(activation: Activation, z: Tensor, h: Tensor) -> bool:
 
 def _passes(leaf: Tensor, reached: Tensor) -> bool:
     """Whether the gradient of `reached`, equal to the leaf, arrives at it unchanged."""
-    slope = _slope(reached, leaf)
-    return slope is not None and bool((slope == 1).all())
-
-
-def _slope(reached: Tensor, leaf: Tensor) -> Tensor | None:
-    if not reached.requires_grad:
-        return None
-    ones = torch.ones_like(reached)
-    (slope,) = torch.autograd.grad(reached, leaf, ones, allow_unused=True, retain_graph=True)
-    return slope
-
-
-def same_slope(
-    function: Callable[[Tensor], Tensor], activation: Activation, dtype: torch.dtype
-) -> bool:
-    """Whether autograd gives a function the derivative that it gives the activation.
-
-    Straight-through estimators and functions under no_grad have another one.
-    """
-    z = 3 * torch.randn(512, generator=torch.Generator("cpu").manual_seed(1), device="cpu")
-    slopes = []
-    for f in (function, activation):
-        leaf = z.to(dtype).requires_grad_()
-        with torch.enable_grad():
-            h = f(leaf * 1)  # not the leaf itself, as the function may work in place
-        if not h.requires_grad:
-            return False
-        (slope,) = torch.autograd.grad(h, leaf, torch.ones_like(h), allow_unused=True)
-        if slope is None:
-            return False
-        slopes.append(slope.double())
-    slack = 64 * torch.finfo(dtype).eps * (1 + z.double().abs())
-    return bool(((slopes[0] - slopes[1]).abs() <= slack).all())
-
-
-@contextmanager
-def still(module: nn.Module) -> Iterator[None]:
-    """Evaluation mode, no gradients, no autocast; flags, random state, attributes put back.
-
-    Raises Unfit if a call inside set an attribute of the module.
-    """
-    flags = [(part, part.training) for part in module.modules()]
-    held = dict(module.__dict__)
-    try:
-        for part, _ in flags:
-            part.training = False
-        rng = torch.random.fork_rng(devices=[])
-        with torch.no_grad(), torch.autocast("cpu", enabled=False), rng:
-            yield
-    finally:
-        for part, flag in flags:
-            part.training = flag
-        now = dict(module.__dict__)
-        changed = [name for name in held | now if held.get(name) is not now.get(name)]
-        if changed:
-            module.__dict__.clear()
-            module.__dict__.update(held)
-    if changed:
-        raise Unfit(f"its forward keeps state on the module ({', '.join(changed)})")
+    passed = slope(reached, leaf)
+    return passed is not None and bool((passed == 1).all())

@@ -15,9 +15,9 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 from torch.utils._pytree import tree_leaves
 
-from reluctant.surgery.prove import still
 from reluctant.surgery.site import Site, raw
 from reluctant.surgery.standin import stand_in
+from reluctant.surgery.still import still
 
 # Return the tensor that they get where there is nothing to do; checked.
 _HANDS_ON = {"dropout", "alpha_dropout", "to", "type_as", "contiguous", "float", "half", "bfloat16"}
