@@ -86,6 +86,20 @@ class Twice(Layer):
         return self.activation_fn(h)
 
 
+class Shares(Layer):
+    """Uses the activation for something else before the layer is through."""
+
+    def forward(self, hidden: Tensor, mask: Tensor | None = None) -> Tensor:
+        z = self.fc1(hidden)
+        aside = self.activation_fn(hidden)
+        return self.fc2(self.activation_fn(z)) + aside
+
+
+class Lonely(Layer):
+    def forward(self) -> Tensor:
+        return self.fc2(self.activation_fn(self.fc1(torch.ones(D))))
+
+
 class Skips(Layer):
     def forward(self, hidden: Tensor, mask: Tensor | None = None) -> Tensor:
         self.activation_fn(hidden)
@@ -130,7 +144,7 @@ def test_is_served(kind: type[Layer], d_ff: int) -> None:
 
 @pytest.mark.parametrize(
     "kind",
-    [Clamps, ClampsInPlace, Norms, Returns, Penalises, Twice, Skips],
+    [Clamps, ClampsInPlace, Norms, Returns, Penalises, Twice, Skips, Shares],
     ids=lambda k: k.__name__,
 )
 def test_a_forward_that_does_more_is_left_alone(kind: type[Layer]) -> None:
@@ -167,6 +181,14 @@ def test_the_first_real_call_proves_or_refutes() -> None:
         y = layer(x, position)
     same(y, twin(x, position))
     assert type(layer) is NeedsAndClamps
+
+
+def test_a_forward_without_input() -> None:
+    layer, twin = pair(Lonely())
+    with torch.no_grad():
+        for _ in range(2):
+            same(layer(), twin())
+    assert calls(layer) == 1
 
 
 def test_a_change_that_nothing_tells_of_is_an_error_not_an_answer() -> None:

@@ -10,7 +10,6 @@ import copy
 import multiprocessing
 import resource
 import sys
-import time
 import warnings
 from collections import Counter
 from dataclasses import dataclass, field
@@ -20,7 +19,8 @@ from multiprocessing.process import BaseProcess
 from pathlib import Path
 
 import torch
-from rich.progress import track
+from rich.console import Console
+from rich.progress import Progress
 from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves
 
@@ -28,7 +28,7 @@ import reluctant
 from reluctant.files import write_atomic
 from reluctant.surgery.tiny import inputs, tiny_config, tiny_model
 
-SECONDS, MEMORY, AT_ONCE = 60, 8 * 2**30, 2
+SECONDS, MEMORY, AT_ONCE = 60, 8 * 2**30, 2  # of the processor; bytes; processes
 
 
 @dataclass
@@ -127,6 +127,7 @@ def _child(pipe: Connection, name: str, config: str) -> None:
     from transformers.utils import logging  # noqa: PLC0415
 
     resource.setrlimit(resource.RLIMIT_AS, (MEMORY, MEMORY))
+    resource.setrlimit(resource.RLIMIT_CPU, (SECONDS, SECONDS))  # the system ends it then
     warnings.simplefilter("ignore")
     torch.set_num_threads(1)
     logging.set_verbosity_error()  # type: ignore[no-untyped-call]
@@ -149,35 +150,31 @@ def architectures() -> list[tuple[str, str]]:
     return sorted(found.items())
 
 
-def scan(only: str = "") -> list[Finding]:
-    """A finding for each architecture whose name contains `only`."""
+def scan(chosen: list[tuple[str, str]]) -> list[Finding]:
+    """A finding for each of these architectures."""
     context = multiprocessing.get_context("fork")
-    waiting = [a for a in architectures() if only.lower() in a[0].lower()]
-    running: dict[Connection, tuple[str, BaseProcess, float]] = {}
+    waiting = list(chosen)
+    running: dict[Connection, tuple[str, BaseProcess]] = {}
     findings: list[Finding] = []
-    for _ in track(range(len(waiting)), "models"):
-        done = len(findings)
-        while len(findings) == done:
+    with Progress(console=Console(stderr=True)) as progress:
+        bar = progress.add_task("models", total=len(waiting))
+        while waiting or running:
             while waiting and len(running) < AT_ONCE:
                 ours, theirs = context.Pipe()
-                process: BaseProcess = context.Process(target=_child, args=(theirs, *waiting[0]))
+                name, config = waiting.pop(0)
+                process: BaseProcess = context.Process(target=_child, args=(theirs, name, config))
                 process.start()
                 theirs.close()
-                running[ours] = (waiting.pop(0)[0], process, time.monotonic())
-            for pipe in wait([*running], timeout=1):
+                running[ours] = (name, process)
+            for pipe in wait([*running]):
                 assert isinstance(pipe, Connection)
-                name, process, _ = running.pop(pipe)
+                name, process = running.pop(pipe)
                 try:
                     findings.append(pipe.recv())
                 except EOFError:
-                    findings.append(Finding(name, error="its process ended (out of memory?)"))
+                    findings.append(Finding(name, error="ended by the limit on time or memory"))
                 process.join()
-            for pipe, (name, process, start) in [*running.items()]:
-                if time.monotonic() - start > SECONDS:
-                    process.kill()
-                    process.join()
-                    del running[pipe]
-                    findings.append(Finding(name, error=f"not done within {SECONDS} s"))
+                progress.advance(bar)
     return sorted(findings, key=lambda finding: finding.name)
 
 
@@ -253,7 +250,7 @@ def _counts(title: str, counts: Counter[str]) -> list[str]:
 def main() -> int:
     """Scan everything, or the architectures whose names contain the first argument."""
     only = sys.argv[1] if len(sys.argv) > 1 else ""
-    findings = scan(only)
+    findings = scan([a for a in architectures() if only.lower() in a[0].lower()])
     for finding in findings:
         if finding.bad:
             print(finding)

@@ -84,7 +84,7 @@ def plain(module: nn.Module, original: type[nn.Module]) -> nn.Module:
 
 
 def _make(module: nn.Module, row: Row, call: Call, holders: dict[str, Any]) -> nn.Module:
-    original = getattr(type(module), "_original", type(module))
+    original = getattr(type(module), "_unserved", type(module))
     cls = _classes.get((original, row)) or _classes.setdefault(
         (original, row), _class(original, row)
     )

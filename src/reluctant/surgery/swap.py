@@ -30,14 +30,14 @@ FUSED = "activation_relu_or_gelu"
 class Served:
     """In front of the original class: what makes its instances copy and pickle as such."""
 
-    _original: type[nn.Module]
+    _unserved: type[nn.Module]
 
     def __init_subclass__(cls) -> None:
         """Keep the original's __init_subclass__ (registries ...) from seeing our classes."""
 
     def __reduce_ex__(self, protocol: Any) -> Any:
         _, _, *state = tuple(super().__reduce_ex__(max(int(protocol), 2)))
-        return _blank, (self._original,), *state
+        return _blank, (self._unserved,), *state
 
 
 def _blank(original: type[nn.Module]) -> nn.Module:
@@ -59,7 +59,7 @@ def _subclass(original: type[nn.Module]) -> type[nn.Module]:
     if issubclass(original, nn.TransformerEncoderLayer | nn.TransformerDecoderLayer):
         method = "_ff_block"
     namespace = {
-        "_original": original,
+        "_unserved": original,
         "__module__": original.__module__,
         "__qualname__": f"Reluctant{original.__qualname__}",
         "__doc__": original.__doc__,
@@ -128,7 +128,7 @@ def put_in(module: nn.Module, site: Site, engine: Engine, watched: list[Watch]) 
         seat = Seat(site, engine) if site.row is None else seat_with(module, site, engine, watched)
     except (TypeError, ValueError) as error:
         if isinstance(module, Served):
-            object.__setattr__(module, "__class__", module._original)
+            object.__setattr__(module, "__class__", module._unserved)
         raise Unfit(f"its class cannot be extended: {error}", refused=True) from error
     if site.method == "_ff_block" and FUSED in module.__dict__:
         seat.fused = module.__dict__[FUSED]
@@ -144,8 +144,8 @@ def take_out(module: nn.Module) -> bool:
     seat = module.__dict__.pop(KEY, None)
     if seat is not None and seat.fused is not None:
         module.__dict__[FUSED] = seat.fused
-    if type(module) is _served_class(module._original):
-        object.__setattr__(module, "__class__", module._original)
+    if type(module) is _served_class(module._unserved):
+        object.__setattr__(module, "__class__", module._unserved)
     # else someone subclassed ours: without a seat it does what the original does
     if seat is not None:
         with torch.inference_mode(False):

@@ -90,6 +90,8 @@ class Watch:
         live: Any = self.site.live
         if z is not self._z:  # the layer uses the function elsewhere, too
             self.elsewhere = True
+            if self._z is not None:  # the function's stand-in could not tell the two apart
+                self.wrong = self.wrong or "its forward uses its activation twice at once"
             return live(z)  # type: ignore[no-any-return]
         h: Tensor = self.follow.unseen(live, z)
         self._h = h
@@ -129,7 +131,7 @@ def try_out(module: nn.Module, site: Site, *, training: bool) -> Watch | None:
     None if the forward cannot be called with hidden states alone, or did not come to the layer.
     """
     forward = type(module).forward
-    _, _, *others = inspect.signature(forward).parameters.values()
+    others = [*inspect.signature(forward).parameters.values()][2:]
     open_ended = (inspect.Parameter.VAR_KEYWORD, inspect.Parameter.VAR_POSITIONAL)
     needed = [p.name for p in others if p.default is p.empty and p.kind not in open_ended]
     generator = torch.Generator("cpu").manual_seed(0)

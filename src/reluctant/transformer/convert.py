@@ -123,7 +123,7 @@ def _tables(positions: Table | tuple[Table, Table] | None) -> list[Tensor]:
 
 def _expect(module: object, cls: type[nn.Module]) -> None:
     """Refuse what may compute something else than torch's own class."""
-    kind = getattr(type(module), "_original", type(module))  # of a module that an engine serves
+    kind = getattr(type(module), "_unserved", type(module))  # of a module that an engine serves
     methods = ("forward", "_sa_block", "_mha_block", "_ff_block")
     if not isinstance(module, cls) or any(
         getattr(kind, m, None) is not getattr(cls, m, None) for m in methods
