@@ -37,6 +37,13 @@ rounded up, as one more term; the radius is the same.
 
 If f is exactly zero at every finite point <= t, the neuron contributes exactly nothing.
 
+**Gated layers**, f(<g, x> + b) (<k, x> + c): the sketch is that of the gates g. A certified zero
+times a finite factor is a zero; N max ||k|| < 2^125 and |c| < 2^126 keep the factor finite, in any
+order of evaluation. Where they do not hold, the factor is computed even of a gate that is shut.
+
+**bfloat16** numbers are float32 numbers, so the lemma holds of z as float32 sums have it. Rounding
+z to bfloat16 afterwards is monotone: it stays <= t, given that t is a bfloat16 number itself.
+
 Each part is needed. Without the two gamma terms a key that is exactly on the sketch's grid can be
 certified and still fire in a sequential float32 sum. Without gamma |b|, so can a neuron with t != 0
 whose bias is added first. And with s = 2^-86 and ||x|| = 2^-46 there are products on both sides of
