@@ -17,6 +17,7 @@ from reluctant.feedforward import FeedForward
 from reluctant.kernels import few
 from reluctant.kernels.codes import RELU
 from reluctant.kernels.sums import take_tokens
+from reluctant.sketch import Sketch
 
 
 def bits(array):
@@ -196,3 +197,15 @@ def test_a_crowded_gated_call_is_dense():
     layer, factors, x = variant((3, 64, 1024, 2, 2.0, False), 1, 0)
     status, _, _ = kernel(1, layer, x, factors=factors, limit=0.5, code=RELU)
     assert status == few.DENSE
+
+
+@given(shapes)
+@settings(max_examples=40, deadline=None)
+def test_the_sketch_of_bfloat16_is_that_of_the_same_numbers(shape):
+    """So what the certificate's tests show of float32 rows holds of them, too."""
+    keys = drawn(*shape[:4])[0]
+    narrow = torch.from_numpy(keys).bfloat16()
+    one, other = Sketch.of(narrow), Sketch.of(narrow.float())
+    for name in ("q", "scale", "radius", "own_norm", "row_sum"):
+        assert np.array_equal(getattr(one, name), getattr(other, name)), name
+    assert (one.max_norm, one.slack) == (other.max_norm, other.slack)
