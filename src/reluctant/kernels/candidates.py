@@ -73,12 +73,6 @@ def estimate(i: int, m: int, tokens: Any, sums: Any, layer: Any, rule: Any) -> A
 
 
 @njit(inline="always", **_STRICT)
-def factor_overflows(i: int, m: int, tokens: Any, layer: Any) -> Any:
-    """Whether the factor of a gated layer's neuron i may not be finite for token m."""
-    return tokens.huge[m] or not (abs(as_float(layer.factor_bias[i])) < HUGE)
-
-
-@njit(inline="always", **_STRICT)
 def _possible(start: int, hi: int, m: int, tokens: Any, sums: Any, layer: Any, rule: Any) -> Any:
     """Which of the up to 64 neurons from `start` on are candidates, as bits."""
     bits = np.uint64(0)
@@ -96,8 +90,8 @@ def _possible(start: int, hi: int, m: int, tokens: Any, sums: Any, layer: Any, r
                 e, room = estimate(i, m, tokens, sums, layer, rule)
                 # Written so that NaN, wherever it comes from, makes a candidate.
                 kept |= not ((e + room < rule.threshold) & (abs(e) < HUGE))
-            if rule.gated:
-                kept |= factor_overflows(i, m, tokens, layer)
+            if rule.gated:  # an infinite factor makes NaN of a zero
+                kept |= not (abs(as_float(layer.factor_bias[i])) < HUGE)
             bits |= np.uint64(kept) << np.uint64(i - start)
     return bits
 

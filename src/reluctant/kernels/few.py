@@ -19,7 +19,7 @@ import numpy as np
 from numba import njit
 
 from reluctant.kernels.activate import activate, is_active
-from reluctant.kernels.candidates import HUGE, Layer, Rule, estimate, factor_overflows, select
+from reluctant.kernels.candidates import HUGE, Layer, Rule, estimate, select
 from reluctant.kernels.entries import as_float, prefetch_row, put_rounded
 from reluctant.kernels.lanes import GROUP, QUAD
 from reluctant.kernels.rows import CHUNK, add_list
@@ -58,8 +58,9 @@ def _confirm(lo: int, m: int, tokens: Any, sums: Any, layer: Any, rule: Any, ind
         e, room = estimate(i, m, tokens, sums, layer, rule)
         stale |= (abs(np.float64(z) - e) > room) & (abs(e) < HUGE)
         fires = is_active(rule.code, rule.threshold, z)
-        # An infinite factor makes NaN of a zero, so there zeros go on, too.
-        if fires or (rule.gated and factor_overflows(i, m, tokens, layer)):
+        # An infinite factor makes NaN of a zero, so where it may be one, zeros go on, too.
+        tame = not tokens.huge[m] and abs(as_float(layer.factor_bias[i])) < HUGE
+        if fires or (rule.gated and not tame):
             active[at] = i
             active_h[at] = activate(rule.code, z) if fires else np.float32(0.0)
             at += 1
