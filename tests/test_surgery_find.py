@@ -2,6 +2,7 @@
 
 import copy
 import warnings
+from collections.abc import Callable
 
 import pytest
 import torch
@@ -37,7 +38,29 @@ class Swapped(nn.Module):
         return self.wo(self.rest(h)).view(batch, length, -1)
 
 
+class Gated(nn.Module):
+    """The gate registered last, its activation a function; wrap(h) is what goes to down."""
+
+    def __init__(
+        self,
+        function: Callable[[Tensor], Tensor],
+        wrap: Callable[[Tensor, Tensor], Tensor] = torch.mul,
+    ) -> None:
+        super().__init__()
+        self.w2, self.w1 = nn.Linear(D_FF, D, bias=False), nn.Linear(D, D_FF)
+        self.w3 = nn.Linear(D, D_FF)
+        self.function, self.wrap = function, wrap
+
+    def forward(self, hidden: Tensor) -> Tensor:
+        return self.w2(self.wrap(self.function(self.w3(hidden)), self.w1(hidden)))
+
+
 SERVED: list[tuple[nn.Module, str]] = [
+    (Gated(F.relu), "relu"),
+    (Gated(own_gelu), "gelu_tanh"),
+    (Gated(own_gelu).bfloat16(), "gelu_tanh"),
+    (Gated(F.silu).half(), "silu"),
+    (Gated(lambda z: F.relu(z).square()), "relu2"),
     (FeedForward(D, D_FF), "relu"),
     (FeedForward(D, D_FF, "relu2", dropout=0.1, bias=False), "relu2"),
     (FeedForward(D, D_FF, "swiglu"), "silu"),
@@ -85,6 +108,23 @@ def test_is_served_and_computes_the_same(layer: nn.Module, activation: str, trai
         eps = torch.finfo(dtype).eps
         torch.testing.assert_close(layer(x), twin(x), rtol=20 * eps, atol=20 * eps)
     assert sum(entry.engine.calls.values()) == 2
+
+
+WRAPS: list[Callable[[Tensor, Tensor], Tensor]] = [
+    lambda h, u: h * u.clamp(-7, 7),
+    lambda h, u: h * (u + 1),
+    lambda h, u: h * u.detach(),
+    lambda h, u: h + u,
+    lambda h, u: h * u * u,
+    lambda h, u: F.layer_norm(h * u, (D_FF,)),
+]
+
+
+@pytest.mark.parametrize("wrap", WRAPS)
+def test_a_gate_that_does_more_is_not_served(wrap: Callable[[Tensor, Tensor], Tensor]) -> None:
+    report = optimize(nn.ModuleDict({"no": Gated(F.relu, wrap), "yes": FeedForward(D, D_FF)}))
+    assert [entry.name for entry in report.swapped] == ["yes"]
+    assert [entry.name for entry in report.refused + report.untouched] == ["no"]
 
 
 def test_torch_layers_are_found_in_every_form() -> None:

@@ -174,7 +174,9 @@ class _Trial:
         ours = fired * factors
         scale = 8 * torch.finfo(z.dtype).eps * (fired.abs() + z.abs()) * factors.abs()
         same = ((ours - h).abs() <= scale) | (ours == h)
-        return h.dtype == z.dtype and bool((same & ((h == 0) | (ours != 0))).all())
+        if activation.zero_below is not None:
+            same &= (h == 0) | ~(z <= activation.zero_below)
+        return h.dtype == z.dtype and bool(same.all())
 
     def _wide_z(self, leading: int) -> Tensor:
         """Random pre-activations for every neuron, most in [-12, 12], some tiny, some large."""

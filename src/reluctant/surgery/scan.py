@@ -150,8 +150,21 @@ def architectures() -> list[tuple[str, str]]:
     return sorted(found.items())
 
 
+def _warm_up() -> None:
+    """Load what every process would load for itself."""
+    import transformers.models.bert.modeling_bert  # noqa: PLC0415, F401
+
+    torch.set_num_threads(1)  # threads do not outlive a fork
+    layer = nn.Sequential(nn.Linear(32, 64), nn.ReLU(), nn.Linear(64, 32)).eval()
+    for way in ("few", "many"):
+        reluctant.optimize(layer, way=way)
+        with torch.no_grad():
+            layer(torch.randn(20, 32))
+
+
 def scan(chosen: list[tuple[str, str]]) -> list[Finding]:
     """A finding for each of these architectures."""
+    _warm_up()
     context = multiprocessing.get_context("fork")
     waiting = list(chosen)
     running: dict[Connection, tuple[str, BaseProcess]] = {}
