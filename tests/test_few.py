@@ -8,16 +8,11 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from drawn import ACTIVATIONS, drawn, kernel, reference, shapes
+from drawn import ACTIVATIONS, bits, drawn, kernel, reference, shapes
 from reluctant.kernels import few
 from reluctant.kernels.codes import HARDSWISH, RELU
 from reluctant.kernels.team import POOL
 from reluctant.kernels.turns import YIELD
-
-
-def bits(array):
-    """NaN payloads aside: every NaN counts as the same."""
-    return np.where(np.isnan(array), np.float32(np.nan), array).tobytes()
 
 
 def check_bit_for_bit(shape, kind):

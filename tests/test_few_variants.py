@@ -10,7 +10,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from drawn import ACTIVATIONS, drawn, kernel, long, reference, shapes, short
+from drawn import ACTIVATIONS, bits, drawn, kernel, long, reference, shapes, short
 from reluctant.activations import resolve, thresholded_relu
 from reluctant.engine import Engine
 from reluctant.feedforward import FeedForward
@@ -18,12 +18,6 @@ from reluctant.kernels import few
 from reluctant.kernels.codes import RELU
 from reluctant.kernels.sums import take_tokens
 from reluctant.sketch import Sketch
-
-
-def bits(array):
-    """NaN payloads aside: every NaN counts as the same."""
-    wide = long(array) if array.dtype == np.uint16 else array
-    return np.where(np.isnan(wide), np.nan, wide).tobytes()
 
 
 def variant(shape, gated, brief, hostile=False):

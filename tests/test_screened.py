@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from arithmetic import layer_of
-from drawn import ACTIVATIONS, drawn, reference
+from drawn import ACTIVATIONS, bits, drawn, reference
 from reluctant import ways
 from reluctant.kernels import few, many, screen, screened
 from reluctant.kernels.codes import HARDSWISH, RELU
@@ -15,7 +15,6 @@ from reluctant.kernels.team import POOL
 from reluctant.sketch import Sketch
 from reluctant.ways import Limits
 from test_engine import CHANGES, SERVED, Layer, close
-from test_few import bits
 
 shapes = st.tuples(
     st.integers(0, 2**31),
@@ -196,7 +195,7 @@ def test_weights_that_left_their_sketch_are_noticed(where):
         free = next(i for i in range(64) if not (sketch.probe_at // 64 == i).any())
         changed[free] *= np.float32(0.9)
         bias[free] = -50  # and never a candidate
-        turn = screened.WATCH * free
+        turn = free
     else:  # all rows, behind the probes
         changed *= np.float32(1.5)
         changed.reshape(-1)[sketch.probe_at] = keys.reshape(-1)[sketch.probe_at]
@@ -209,7 +208,7 @@ def test_weights_that_left_their_sketch_are_noticed(where):
         assert screened.run(x, *arrays, *rest, turn, out, totals, threads, POOL) == few.STALE
         assert totals.tolist() == [0, 0]
     honest = layer_of(sketch, keys, bias, values, value_bias)
-    for turn in range(screened.WATCH * 64):
+    for turn in range(len(keys)):
         assert screened.run(x, *honest, *rest, turn, out, totals, 1, POOL) == few.DONE
 
 

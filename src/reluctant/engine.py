@@ -1,5 +1,6 @@
 """One layer's engine: picks the way (dense, few, many), keeps the sketch true, counts."""
 
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -20,7 +21,7 @@ from reluctant.ways import NEVER_ABOVE, Limits
 
 WAYS = ("auto", "dense", "few", "many")
 
-# What pins a way: no limit but for how many tokens the kernels take at once.
+# The limits of pinned ways; "many" goes by the table's, as far as there is a choice.
 _PINNED = {
     "dense": Limits(0, 0, 0),
     "few": Limits(NEVER_ABOVE, 0, NEVER_ABOVE),
@@ -38,14 +39,14 @@ class Census(NamedTuple):
 
 
 class Engine:
-    """Computes `down(f(up(x)))` for one layer from the live weights of its `nn.Linear`s.
+    """Computes `down(f(up(x)))`, or gated `down(f(gate(x)) * up(x))`, from the live weights.
 
     up: nn.Linear(d_model, d_ff), down: nn.Linear(d_ff, d_model), gate like up or None. way: "auto",
     or one of "dense", "few", "many" to pin it; a layer that a pinned way cannot serve takes the
     dense way.
 
     Serves every dtype, device and gradient; the sparse ways serve float32 on the CPU (few tokens:
-    bfloat16 and gated layers, too) and activations with a `zero_below` and a kernel. Raises
+    bfloat16, too) and activations with a `zero_below` and a kernel. Raises
     ReluctantError for parts that do not fit together and for weights that hold a NaN or an
     infinity, with nothing changed.
 
@@ -217,35 +218,40 @@ class Engine:
         limit: float,
         totals: Any,
     ) -> bool:
-        """One call of the kernel; a second if it finds that the weights have left the sketch."""
+        """Up to 16 tokens from row `first` on; their counts are added to `totals`."""
         skipped = first * self._d_model * rows.itemsize
-        for _ in range(2):
-            if ready.sketch is None:
-                return False
-            self._turn += 1
-            status = run_at(
-                *(*ready.few, rows.data_ptr() + skipped, out.data_ptr() + skipped, tokens, limit),
-                *(False, self._turn, totals, threads_for(self._weights * (1 + tokens // 4))),
-            )
-            if status != few.STALE:
-                return bool(status == few.DONE)
-            self.refresh()
-            ready = self._prepare(with_sketch=True)
-        return False
+        x_at, out_at = rows.data_ptr() + skipped, out.data_ptr() + skipped
+        threads = threads_for(self._weights * (1 + tokens // 4))
+
+        def kernel(now: Prepared) -> Any:
+            return run_at(*now.few, x_at, out_at, tokens, limit, self._turn, totals, threads)
+
+        return self._trusting(ready, kernel)
 
     def _run_screened(
         self, rows: Tensor, out: Tensor, tokens: int, ready: Prepared, limit: float
     ) -> bool:
         """Both products sparsely. False where the next way should serve, as in `_run_few`."""
+        if not ready.screened:
+            return False
+        x, y = (t.numpy().reshape(tokens, self._d_model) for t in (rows, out))
+        threads = threads_for(self._weights * (1 + tokens // 4))
+
+        def kernel(now: Prepared) -> Any:
+            return screened.run(
+                *(x, *now.screened, limit, False, self._turn, y, _IGNORED, threads, POOL)
+            )
+
+        return self._trusting(ready, kernel)
+
+    def _trusting(self, ready: Prepared, kernel: Callable[[Prepared], int]) -> bool:
+        """Whether a kernel served the call; it has a second try, with a new sketch, if it finds
+        that the weights have left the one it was given."""
         for _ in range(2):
-            if not ready.screened:
+            if ready.sketch is None:  # weights with a NaN
                 return False
             self._turn += 1
-            x, y = (t.numpy().reshape(tokens, self._d_model) for t in (rows, out))
-            threads = threads_for(self._weights * (1 + tokens // 4))
-            status = screened.run(
-                *(x, *ready.screened, limit, False, self._turn, y, _IGNORED, threads, POOL)
-            )
+            status = kernel(ready)
             if status != few.STALE:
                 return bool(status == few.DONE)
             self.refresh()
@@ -260,10 +266,7 @@ class Engine:
             return "dense", self._dense(rows)
         w1, b1, w2, b2, _, _ = self.neurons.tensors()
         z = dense.linear(rows, w1, b1)
-        z_rows, out_rows = (
-            z.numpy().reshape(-1, z.shape[-1]),
-            out.numpy().reshape(-1, self._d_model),
-        )
+        z_rows, out_rows = (t.numpy().reshape(-1, t.shape[-1]) for t in (z, out))
         threads = threads_for(z.nbytes)
         found = many.combine(z_rows, *ready.many, limit, out_rows, threads, POOL)
         if found >= 0:

@@ -21,18 +21,23 @@ _one_at_a_time = threading.RLock()
 
 @dataclass(frozen=True)
 class Prepared:
-    """The kernels' arguments, and the weights' stamp when they were made."""
+    """What the kernels read, and the weights' stamp when it was made.
+
+    dtype: of the weights. sparse: whether the sparse ways can serve the layer; if not, the rest is
+    empty. rows: as in `kernels.candidates.Layer`, from rows to value_bias. many: the arguments of
+    `kernels.many.combine` between z and limit; empty if it cannot serve. sketch: made when a call
+    first needs it, and with it few: the table of `kernels.entry`, addresses in rows and sketch;
+    and screened: the arguments of `kernels.screened.run` between x and limit, or empty.
+    """
 
     stamp: tuple[Any, ...]
-    dtype: torch.dtype  # of the weights
-    sparse: bool  # whether the sparse ways can serve the layer; if not, the rest is empty
-    rows: tuple[Any, ...] = ()  # as in kernels.candidates.Layer, from rows to value_bias
-    many: tuple[
-        Any, ...
-    ] = ()  # the many-token kernel's arguments between z and limit; empty if it cannot serve
-    sketch: Sketch | None = None  # made when a few-token call first needs it
-    few: tuple[Any, ...] = ()  # the few-token kernel's table: addresses in `rows` and `sketch`
-    screened: tuple[Any, ...] = ()  # the screened kernel's arguments between x and limit, likewise
+    dtype: torch.dtype
+    sparse: bool
+    rows: tuple[Any, ...] = ()
+    many: tuple[Any, ...] = ()
+    sketch: Sketch | None = None
+    few: tuple[Any, ...] = ()
+    screened: tuple[Any, ...] = ()
 
 
 def prepare(

@@ -46,8 +46,8 @@ class Rule(NamedTuple):
     threshold: f is exactly zero at and below it; code: the activation (`codes`);
     slack: the share of |bias| in the bound; gated: whether the factors count; in_integers: which
     sketch pass (`sums`); limit: the share of a block's (neuron, token) pairs above which it gives
-    up; everything: treat every neuron as a candidate; turn: a counter,
-    which says which row is compared with its sketch.
+    up; everything: treat every neuron as a candidate; turn: a counter, by which rows are compared
+    with their sketch in turn.
     """
 
     threshold: float

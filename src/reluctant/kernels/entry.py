@@ -50,7 +50,7 @@ def table_of(layer: Layer, numbers: Sequence[float]) -> tuple[Any, ...]:
 @njit(nogil=True, cache=True, error_model="numpy")
 def run_at(
     table: Any, numbers: Any, kind: Any, x_at: int, out_at: int, tokens: int, limit: float,
-    everything: bool, turn: int, totals: Any, threads: int,
+    turn: int, totals: Any, threads: int,
 ) -> Any:  # fmt: skip
     """`few.run` for the layer of `table_of`, with x and out at these addresses.
 
@@ -83,7 +83,7 @@ def run_at(
         gated != 0,
         in_integers != 0,
         limit,
-        everything,
+        False,
         turn,
         carray(_pointer(out_at, kind), (tokens, d)),
         totals,

@@ -13,21 +13,22 @@ and then help out in the others'. All in one parallel region: entering one costs
 quarter of a small layer.
 """
 
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
+import numpy.typing as npt
 from numba import njit
 
 from reluctant.kernels.activate import activate, is_active
 from reluctant.kernels.candidates import HUGE, Layer, Rule, estimate, select
 from reluctant.kernels.entries import as_float, prefetch_row, put_rounded
 from reluctant.kernels.lanes import GROUP, QUAD
+from reluctant.kernels.pairs import key_dot_ahead
 from reluctant.kernels.rows import CHUNK, add_list
 from reluctant.kernels.sums import Tokens, float_sums, integer_sums, take_tokens
 from reluctant.kernels.team import spread
 from reluctant.kernels.turns import STRIDE, add_one, wait_for
-from reluctant.kernels.vector import key_dot
-from reluctant.kernels.watch import probes_changed, row_changed
+from reluctant.kernels.watch import probes_changed, watched_changed
 
 MAX_TOKENS = 16
 BLOCK = 8 * GROUP  # neurons: going from one step to the next costs a wait for memory
@@ -37,6 +38,43 @@ DONE, DENSE, STALE = 0, 1, 2
 _FINISHED, _SETTLED, _SHARES = 0, 1, 2  # counters of a call; from _SHARES on two for each thread
 
 _STRICT: dict[str, Any] = {"nogil": True, "cache": True, "error_model": "numpy"}
+
+
+class Scratch(NamedTuple):
+    """One call's room. Neurons are listed from where their block begins; `_settle` closes the gaps.
+
+    sums: (tokens, padded d_ff) float64; candidates: (tokens, d_ff) int32; active, active_h:
+    (tokens, d_ff) int32 and float32, active neurons and their f(z); found: (blocks, tokens) int64,
+    how many candidates, then active neurons; counts: (blocks, 8) int64: candidates, gave up, stale
+    (a cache line each: threads share none); lengths: (tokens,) int64, of the closed lists; total:
+    (tokens, d) float32; counters: `turns`.
+    """
+
+    sums: npt.NDArray[np.float64]
+    candidates: npt.NDArray[np.int32]
+    active: npt.NDArray[np.int32]
+    active_h: npt.NDArray[np.float32]
+    found: npt.NDArray[np.int64]
+    counts: npt.NDArray[np.int64]
+    lengths: npt.NDArray[np.int64]
+    total: npt.NDArray[np.float32]
+    counters: npt.NDArray[np.int64]
+
+
+@njit(**_STRICT)
+def _room(tokens: int, d_ff: int, padded_d_ff: int, d: int, threads: int) -> Any:
+    blocks = -(-d_ff // BLOCK)
+    return (
+        np.empty((tokens, padded_d_ff), np.float64),
+        np.empty((tokens, d_ff), np.int32),
+        np.empty((tokens, d_ff), np.int32),
+        np.empty((tokens, d_ff), np.float32),
+        np.zeros((blocks, tokens), np.int64),
+        np.zeros((blocks, 8), np.int64),
+        np.zeros(tokens, np.int64),
+        np.empty((tokens, d), np.float32),
+        np.zeros((_SHARES + 2 * threads) * STRIDE, np.int64),
+    )
 
 
 @njit(**_STRICT)
@@ -54,7 +92,7 @@ def _confirm(lo: int, m: int, tokens: Any, sums: Any, layer: Any, rule: Any, ind
     for p in range(lo, lo + count):
         i = index[p]
         following = index[min(p + 1, lo + count - 1)]
-        z = key_dot(layer.rows, i, tokens.x, m, d, following) + as_float(layer.bias[i])
+        z = key_dot_ahead(layer.rows, i, tokens.x, m, d, following) + as_float(layer.bias[i])
         e, room = estimate(i, m, tokens, sums, layer, rule)
         stale |= (abs(np.float64(z) - e) > room) & (abs(e) < HUGE)
         fires = is_active(rule.code, rule.threshold, z)
@@ -67,15 +105,14 @@ def _confirm(lo: int, m: int, tokens: Any, sums: Any, layer: Any, rule: Any, ind
     if rule.gated:
         for p in range(lo, at):
             i, following = active[p], active[min(p + 1, at - 1)]
-            factor = key_dot(layer.factors, i, tokens.x, m, d, following)
+            factor = key_dot_ahead(layer.factors, i, tokens.x, m, d, following)
             active_h[p] *= factor + as_float(layer.factor_bias[i])
     return -1 if stale else at - lo
 
 
 @njit(**_STRICT)
-def _block(b: int, tokens: Any, layer: Any, rule: Any, scratch: Any, limit: float) -> None:
+def _block(b: int, tokens: Any, layer: Any, rule: Any, s: Any, limit: float) -> None:
     """Sketch and confirm one block of neurons. Its counts: candidates, gave up, stale."""
-    sums, index, active, active_h, found, counts, _, _, _ = scratch
     d_ff, many = layer.rows.shape[0], tokens.x.shape[0]
     lo = b * BLOCK
     hi = min(lo + BLOCK, d_ff)
@@ -86,79 +123,76 @@ def _block(b: int, tokens: Any, layer: Any, rule: Any, scratch: Any, limit: floa
     prefetch_row(layer.bias, 0, lo, hi)
     for g in range(lo // GROUP, -(-hi // GROUP)):
         if rule.in_integers:
-            integer_sums(g, tokens, layer.q, sums)
+            integer_sums(g, tokens, layer.q, s.sums)
         else:
-            float_sums(g, tokens, layer.q, sums)
-    counts[b, 0] = 0
+            float_sums(g, tokens, layer.q, s.sums)
+    s.counts[b, 0] = 0
     for m in range(many):
-        found[b, m] = select(lo, hi, m, tokens, sums, layer, rule, index[m])
-        counts[b, 0] += found[b, m]
-    counts[b, 1] = counts[b, 0] > limit * (hi - lo) * many
-    if counts[b, 1]:
+        s.found[b, m] = select(lo, hi, m, tokens, s.sums, layer, rule, s.candidates[m])
+        s.counts[b, 0] += s.found[b, m]
+    s.counts[b, 1] = s.counts[b, 0] > limit * (hi - lo) * many
+    if s.counts[b, 1]:
         return
-    watched = rule.turn % d_ff
-    if lo <= watched < hi:
-        counts[b, 2] = row_changed(layer, watched)
+    s.counts[b, 2] = watched_changed(layer, lo, hi, rule.turn)
     for m in range(many):
-        actives = _confirm(lo, m, tokens, sums, layer, rule, index[m], found[b, m],
-                           active[m], active_h[m])  # fmt: skip
-        counts[b, 2] |= actives < 0
-        found[b, m] = max(actives, 0)
+        actives = _confirm(lo, m, tokens, s.sums, layer, rule, s.candidates[m], s.found[b, m],
+                           s.active[m], s.active_h[m])  # fmt: skip
+        s.counts[b, 2] |= actives < 0
+        s.found[b, m] = max(actives, 0)
 
 
 @njit(**_STRICT)
-def _settle(tokens: Any, layer: Any, rule: Any, scratch: Any, verdict: Any) -> None:
+def _settle(tokens: Any, layer: Any, rule: Any, s: Any, verdict: Any) -> None:
     """Between the steps: the verdict, and the blocks' lists of active neurons closed up.
 
     verdict: DONE, DENSE or STALE, active neurons, candidates.
     """
-    _, _, active, active_h, found, counts, lengths, _, _ = scratch
-    if 2 * BLOCK * counts[:, 1].sum() > layer.rows.shape[0]:  # most blocks gave up
+    if 2 * BLOCK * s.counts[:, 1].sum() > layer.rows.shape[0]:  # most blocks gave up
         verdict[0] = DENSE
         return
-    for b in range(found.shape[0]):  # rare: a few crowded blocks among sparse ones
-        if counts[b, 1]:
-            _block(b, tokens, layer, rule, scratch, np.inf)
-    for m in range(found.shape[1]):
+    for b in range(s.found.shape[0]):  # rare: a few crowded blocks among sparse ones
+        if s.counts[b, 1]:
+            _block(b, tokens, layer, rule, s, np.inf)
+    for m in range(s.found.shape[1]):
         at = 0
-        for b in range(found.shape[0]):
-            for p in range(b * BLOCK, b * BLOCK + found[b, m]):
-                active[m, at] = active[m, p]
-                active_h[m, at] = active_h[m, p]
+        for b in range(s.found.shape[0]):
+            for p in range(b * BLOCK, b * BLOCK + s.found[b, m]):
+                s.active[m, at] = s.active[m, p]
+                s.active_h[m, at] = s.active_h[m, p]
                 at += 1
-        lengths[m] = at
-    verdict[0] = STALE if counts[:, 2].sum() > 0 else DONE
-    verdict[1] = lengths.sum()
-    verdict[2] = counts[:, 0].sum()
+        s.lengths[m] = at
+    verdict[0] = STALE if s.counts[:, 2].sum() > 0 else DONE
+    verdict[1] = s.lengths.sum()
+    verdict[2] = s.counts[:, 0].sum()
 
 
 @njit(**_STRICT)
-def _columns(chunk: int, layer: Any, scratch: Any, out: Any) -> None:
+def _columns(chunk: int, layer: Any, s: Any, out: Any) -> None:
     """out[:, chunk]: the active neurons' values, neuron by neuron, and the bias."""
-    _, _, active, active_h, _, _, lengths, total, _ = scratch
     lo = chunk * CHUNK
     hi = min(lo + CHUNK, out.shape[1])
     for m in range(out.shape[0]):
-        total[m, lo:hi] = 0
-        add_list(total, m, lo, hi, layer.values, active[m], active_h[m], 0, lengths[m])
+        s.total[m, lo:hi] = 0
+        add_list(s.total, m, lo, layer.values, lo, hi - lo, s.active[m], s.active_h[m], 0,
+                 s.lengths[m], True)  # fmt: skip
         for j in range(lo, hi):
-            put_rounded(out, m, j, total[m, j] + as_float(layer.value_bias[j]))
+            put_rounded(out, m, j, s.total[m, j] + as_float(layer.value_bias[j]))
 
 
 @njit(**_STRICT)
-def _work(thread: int, threads: int, tokens: Any, layer: Any, rule: Any, scratch: Any,
-          verdict: Any, out: Any, give_way: int) -> None:  # fmt: skip
+def _work(thread: int, threads: int, tokens: Any, layer: Any, rule: Any, s: Any, verdict: Any,
+          out: Any, give_way: int) -> None:  # fmt: skip
     """What each thread does: blocks, then columns, its own share first."""
-    counters = scratch[-1]
-    blocks, chunks = scratch[4].shape[0], -(-out.shape[1] // CHUNK)
+    counters = s.counters
+    blocks, chunks = s.found.shape[0], -(-out.shape[1] // CHUNK)
     for k in range(threads):
         share = (thread + k) % threads
         first, stop = blocks * share // threads, blocks * (share + 1) // threads
         b = first + add_one(counters, _SHARES + 2 * share)
         while b < stop:
-            _block(b, tokens, layer, rule, scratch, rule.limit)
+            _block(b, tokens, layer, rule, s, rule.limit)
             if add_one(counters, _FINISHED) == blocks - 1:
-                _settle(tokens, layer, rule, scratch, verdict)
+                _settle(tokens, layer, rule, s, verdict)
                 add_one(counters, _SETTLED)
             b = first + add_one(counters, _SHARES + 2 * share)
     wait_for(counters, _SETTLED, 1, give_way)
@@ -169,24 +203,8 @@ def _work(thread: int, threads: int, tokens: Any, layer: Any, rule: Any, scratch
         first, stop = chunks * share // threads, chunks * (share + 1) // threads
         chunk = first + add_one(counters, _SHARES + 2 * share + 1)
         while chunk < stop:
-            _columns(chunk, layer, scratch, out)
+            _columns(chunk, layer, s, out)
             chunk = first + add_one(counters, _SHARES + 2 * share + 1)
-
-
-@njit(**_STRICT)
-def _scratch(tokens: int, d_ff: int, padded_d_ff: int, d: int, threads: int) -> Any:
-    """All in one place: an allocation costs as much as a row of the sketch."""
-    blocks = -(-d_ff // BLOCK)
-    sums = np.empty((tokens, padded_d_ff), np.float64)
-    index = np.empty((tokens, d_ff), np.int32)
-    active = np.empty((tokens, d_ff), np.int32)
-    active_h = np.empty((tokens, d_ff), np.float32)
-    found = np.zeros((blocks, tokens), np.int64)  # candidates, then active neurons
-    counts = np.zeros((blocks, 8), np.int64)  # a cache line a block: threads do not share one
-    lengths = np.zeros(tokens, np.int64)
-    total = np.empty((tokens, d), np.float32)
-    counters = np.zeros((_SHARES + 2 * threads) * STRIDE, np.int64)
-    return sums, index, active, active_h, found, counts, lengths, total, counters
 
 
 @njit(**_STRICT)
@@ -217,9 +235,9 @@ def run(
     if probes_changed(layer):
         return STALE
     tokens = Tokens(*take_tokens(x, q.shape[1] * QUAD, max_norm, in_integers))
-    scratch = _scratch(x.shape[0], rows.shape[0], q.shape[0] * GROUP, x.shape[1], threads)
+    room = _room(x.shape[0], rows.shape[0], q.shape[0] * GROUP, x.shape[1], threads)
     verdict = np.zeros(3, np.int64)
-    spread(_work, pool, threads, (tokens, layer, rule, scratch, verdict, out, give_way))
+    spread(_work, pool, threads, (tokens, layer, rule, Scratch(*room), verdict, out, give_way))
     if verdict[0] == DONE:
         totals += verdict[1:]
     return int(verdict[0])

@@ -48,13 +48,6 @@ class Lanes(Emitter):
         self.b.store(value, at, align=8)
 
 
-def _splat(e: Emitter, scalar: Any) -> Any:
-    kind = ir.VectorType(scalar.type, LANES)
-    undefined = ir.Constant(kind, ir.Undefined)
-    single = e.b.insert_element(undefined, scalar, I32(0))
-    return e.b.shuffle_vector(single, undefined, ir.Constant(_VI32, [0] * LANES))
-
-
 def float_pass(tokens: int) -> Any:
     """An intrinsic `f(q, g, x, m, d, sums)`: sums[m + t, 64 g + i] = <q_i, x_{m + t}>, in float32.
 
@@ -122,7 +115,7 @@ def byte_pass(tokens: int) -> Any:
 
             def quad(pointer: Any, j: Any) -> Any:
                 at = e.b.bitcast(e.b.gep(pointer, [j]), I32.as_pointer())
-                return _splat(e, e.b.load(at, align=1))
+                return e.splat(e.b.load(at, align=1))
 
             def step(j: Any, totals: list[Any]) -> list[Any]:
                 columns = [quad(p, j) for p in x_rows]
@@ -171,7 +164,7 @@ def possible(
         sums_row = e.row(*e.array(0), args[1])
         pointers = {k: e.array(k)[0] for k in (3, 4, 5, 6, 7)}
         step_, middle_, norm_, loss_, slack_, threshold_, huge_ = (
-            _splat(e, args[k]) for k in range(8, 15)
+            e.splat(args[k]) for k in range(8, 15)
         )
 
         def wide(position: int, at: Any) -> Any:

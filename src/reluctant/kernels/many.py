@@ -13,7 +13,7 @@ from numba import njit
 
 from reluctant.kernels.activate import activate, is_active
 from reluctant.kernels.codes import HARDSWISH
-from reluctant.kernels.strips import STRIP, add_list
+from reluctant.kernels.rows import STRIP, add_list
 from reluctant.kernels.team import spread
 from reluctant.kernels.vector import above, count_bits, lowest_bit
 
@@ -96,7 +96,8 @@ def _task(strip: int, first: int, last: int, bounds: Any, index: Any, weight: An
           values: Any, bias: Any, out: Any, sums: Any) -> None:  # fmt: skip
     """One strip of columns for tokens first..last.
 
-    sums: (tokens, STRIP), room for them.
+    sums: (tokens, STRIP), room for theirs: strips of the output itself would compete with those of
+    the values for a part of the cache's sets.
     """
     left = strip * STRIP
     right = min(left + STRIP, out.shape[1])
@@ -105,7 +106,7 @@ def _task(strip: int, first: int, last: int, bounds: Any, index: Any, weight: An
     for block in range(bounds.shape[1]):
         for k in range(tokens):
             start, stop = bounds[first + k, block, 0], bounds[first + k, block, 1]
-            add_list(sums, k, values, left, right - left, index, weight, start, stop)
+            add_list(sums, k, 0, values, left, right - left, index, weight, start, stop, False)
     for k in range(tokens):
         for j in range(left, right):
             out[first + k, j] = sums[k, j - left] + bias[j]

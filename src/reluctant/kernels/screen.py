@@ -35,12 +35,11 @@ from numba.extending import intrinsic
 from reluctant.kernels import integer
 from reluctant.kernels.candidates import HUGE
 from reluctant.kernels.lanes import GROUP
-from reluctant.kernels.sums import HUGE_PRODUCT, TINY_NORM, upper_norm
+from reluctant.kernels.sums import lost, usable_norm
 from reluctant.kernels.vector import I32, I64, LANES, Emitter
 
 AT_ONCE = 6  # tokens: their sums, 4 vectors each, and the weights fill the registers
 _MIDDLE = 128
-_ROOM = 1.0 + 2.0**-40
 
 _SUMS = ir.VectorType(I32, LANES)
 _WIDE = ir.VectorType(ir.DoubleType(), LANES)
@@ -100,18 +99,14 @@ def _largest(x: Any) -> Any:
 def to_bytes(m: int, x: Any, max_norm: float, into: Any) -> None:
     """Fills token m of `into`, a `Bytes`, from x, (d,) float32."""
     d = x.shape[0]
-    norm = upper_norm(x)
-    into.huge[m] = not (norm * max_norm < HUGE_PRODUCT)
-    if into.huge[m] or not norm >= TINY_NORM:
-        norm = np.inf
+    norm, into.huge[m] = usable_norm(x, max_norm)
     into.x8[m, :] = _MIDDLE
     into.norm[m], into.step[m], into.loss[m] = norm, 0.0, 0.0
     if norm < np.inf:
         step = np.float64(_largest(x)) / 127.0
         squared = _squared_loss(x, step, into.x8[m, :d])
         into.step[m] = step
-        # The differences are rounded, too: by at most 2^-52 |x_j| each.
-        into.loss[m] = np.sqrt(squared) * _ROOM + norm * 2.0**-50
+        into.loss[m] = lost(squared, norm)
 
 
 @njit(**_STRICT)
@@ -161,10 +156,7 @@ def _byte_products(_: Any, q: Any, g: Any, x8: Any, m: Any, start: Any, sums: An
             return b.bitcast(b.gep(pointer, [offset]), _SUMS.as_pointer())
 
         def four(pointer: Any, j: Any) -> Any:  # bytes, to every lane
-            single = b.load(b.bitcast(b.gep(pointer, [j]), I32.as_pointer()), align=4)
-            single = b.insert_element(ir.Constant(_SUMS, ir.Undefined), single, I32(0))
-            undefined, mask = ir.Constant(_SUMS, ir.Undefined), ir.Constant(_SUMS, [0] * LANES)
-            return b.shuffle_vector(single, undefined, mask)
+            return e.splat(b.load(b.bitcast(b.gep(pointer, [j]), I32.as_pointer()), align=4))
 
         def step(j: Any, totals: list[Any]) -> list[Any]:
             for u in (0, 4):
@@ -235,15 +227,10 @@ def kept(
         sums_data, width = e.array(0)
         row, (terms_data, terms_width) = e.row(sums_data, width, args[1]), e.array(2)
 
-        def splat(scalar: Any) -> Any:
-            single = b.insert_element(ir.Constant(_WIDE, ir.Undefined), scalar, I32(0))
-            mask = ir.Constant(_SUMS, [0] * LANES)
-            return b.shuffle_vector(single, ir.Constant(_WIDE, ir.Undefined), mask)
-
         def load(pointer: Any, offset: int, kind: Any) -> Any:
             return b.load(b.bitcast(b.gep(pointer, [I64(offset)]), kind.as_pointer()), align=4)
 
-        step_, norm_, loss_, threshold_ = (splat(a) for a in args[3:])
+        step_, norm_, loss_, threshold_ = (e.splat(a) for a in args[3:])
         rows = [e.row(terms_data, terms_width, I64(k)) for k in range(4)]
         bits = I64(0)
         for part in range(GROUP // LANES):

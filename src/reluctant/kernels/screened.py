@@ -22,7 +22,7 @@ from reluctant.kernels.candidates import HUGE, Layer, Rule
 from reluctant.kernels.few import DENSE, DONE, STALE
 from reluctant.kernels.lanes import GROUP, QUAD
 from reluctant.kernels.many import block_size, share_values
-from reluctant.kernels.pairs import row_dot
+from reluctant.kernels.pairs import key_dot
 from reluctant.kernels.screen import (
     AT_ONCE,
     Bytes,
@@ -34,13 +34,12 @@ from reluctant.kernels.screen import (
 )
 from reluctant.kernels.team import spread
 from reluctant.kernels.vector import count_bits, lowest_bit
-from reluctant.kernels.watch import probes_changed, row_changed
+from reluctant.kernels.watch import probes_changed, watched_changed
 
 BLOCK_BYTES = 2**20  # x of a block of tokens: half of a second-level cache
 BLOCK_TOKENS = 256
 SAMPLE = 2 * AT_ONCE  # tokens that are screened first, to see whether the call is too crowded
 SMALL = 128  # tokens that are converted to bytes while others are sampled
-WATCH = 4  # one group in so many compares a row with its sketch, in turn
 
 _STRICT: dict[str, Any] = {"nogil": True, "cache": True, "error_model": "numpy"}
 
@@ -106,8 +105,8 @@ def _screen(g: int, first: int, last: int, x8: Any, layer: Any, rule: Any, s: An
     products(g, first, last, x8.x8, layer.q, s.start, s.sums)
     count = 0
     for m in range(first, last):
-        bits = kept(s.sums, m - first, s.terms, x8.step[m], x8.norm[m], x8.loss[m],
-                          rule.threshold)  # fmt: skip
+        token = x8.step[m], x8.norm[m], x8.loss[m]
+        bits = kept(s.sums, m - first, s.terms, *token, rule.threshold)
         s.bits[m - first] = present if rule.everything else bits & present
         count += count_bits(s.bits[m - first])
     return count
@@ -129,7 +128,7 @@ def _confirm(g: int, at: int, first: int, last: int, x: Any, x8: Any, layer: Any
         while bits != 0:
             r = lowest_bit(bits)
             bits &= bits - np.uint64(1)
-            z = row_dot(layer.rows, base + r, x, m, d) + layer.bias[base + r]
+            z = key_dot(layer.rows, base + r, x, m, d) + layer.bias[base + r]
             rows[end] = r
             weights[end] = activate(rule.code, z)
             end += is_active(rule.code, rule.threshold, z)
@@ -143,7 +142,7 @@ def _confirm(g: int, at: int, first: int, last: int, x: Any, x8: Any, layer: Any
         for m in range(first, last):
             for _ in range(s.found[at, m - first]):
                 i = base + rows[p]
-                weights[p] *= row_dot(layer.factors, i, x, m, d) + layer.factor_bias[i]
+                weights[p] *= key_dot(layer.factors, i, x, m, d) + layer.factor_bias[i]
                 p += 1
     return stale
 
@@ -157,9 +156,8 @@ def _block(b: int, size: int, first: int, last: int, x: Any, x8: Any, layer: Any
     for g in range(low, high):
         counts[1] += _screen(g, first, last, x8, layer, rule, s)
         counts[2] |= _confirm(g, g - low, first, last, x, x8, layer, rule, s)
-        if first == 0 and (rule.turn + g) % WATCH == 0:
-            rows = min(GROUP, d_ff - g * GROUP)
-            counts[2] |= row_changed(layer, g * GROUP + rule.turn // WATCH % rows)
+        if first == 0:
+            counts[2] |= watched_changed(layer, g * GROUP, (g + 1) * GROUP, rule.turn)
     begin, ends = at, np.zeros(high - low, np.int64)
     for m in range(first, last):
         lists.bounds[m, b, 0] = at

@@ -81,6 +81,26 @@ def upper_norm(x: Any) -> Any:
     return np.sqrt(_sum_of_squares(x)) * _ROOM
 
 
+@njit(**_STRICT)
+def usable_norm(x: Any, max_norm: float) -> Any:
+    """||x|| rounded up, infinite where nothing may be certified; whether a product may overflow.
+
+    max_norm: the largest norm of the rows that x is multiplied with.
+    """
+    norm = upper_norm(x)
+    huge = not (norm * max_norm < HUGE_PRODUCT)
+    return (np.inf if huge or not norm >= TINY_NORM else norm), huge
+
+
+@njit(**_STRICT)
+def lost(squared: float, norm: float) -> Any:
+    """The norm of what x lost in becoming integers, rounded up, from its computed square.
+
+    The differences are rounded, too: by at most 2^-52 |x_j| each.
+    """
+    return np.sqrt(squared) * _ROOM + norm * 2.0**-50
+
+
 @njit(fastmath={"reassoc", "contract"}, **_STRICT)
 def _to_planes(x: Any, step: float, high: Any, low: Any) -> Any:
     """Writes x as 16-bit numbers; gives the sum of the squared losses."""
@@ -107,18 +127,14 @@ def take_tokens(x: Any, padded_d: int, max_norm: float, in_integers: bool) -> An
     for m in range(tokens):
         for j in range(d):
             padded[m, j] = as_float(x[m, j])
-        norm[m] = upper_norm(padded[m])
-        huge[m] = not (norm[m] * max_norm < HUGE_PRODUCT)
-        if huge[m] or not norm[m] >= TINY_NORM:
-            norm[m] = np.inf
+        norm[m], huge[m] = usable_norm(padded[m], max_norm)
         if in_integers and norm[m] < np.inf:
             largest = np.float32(0.0)
             for j in range(d):
                 largest = max(largest, abs(padded[m, j]))
             step[m] = np.float64(largest) / 32767.0
             squared = _to_planes(padded[m, :d], step[m], planes[2 * m], planes[2 * m + 1])
-            # The differences are rounded, too: by at most 2^-52 |x_j| each.
-            loss[m] = np.sqrt(squared) * _ROOM + norm[m] * 2.0**-50
+            loss[m] = lost(squared, norm[m])
     return padded, norm, huge, planes, step, loss, np.float64(_MIDDLE if in_integers else 0)
 
 

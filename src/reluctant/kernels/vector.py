@@ -1,4 +1,4 @@
-"""LLVM building blocks of the kernels: dot products and sums of rows, vector by vector.
+"""LLVM building blocks of the kernels, vector by vector.
 
 Why not plain loops: on many x86 machines LLVM's loop vectoriser prefers 256-bit registers and
 needs `reassoc` to vectorise a sum at all, which leaves the order of the additions to the compiler.
@@ -18,12 +18,12 @@ from numba.extending import intrinsic
 LANES = 16
 
 I8, I16, I32, I64 = (ir.IntType(bits) for bits in (8, 16, 32, 64))
-_F32 = ir.FloatType()
-_VF = ir.VectorType(_F32, LANES)
+F32 = ir.FloatType()
+_VF = ir.VectorType(F32, LANES)
 _VI16 = ir.VectorType(I16, LANES)
 _VI32 = ir.VectorType(I32, LANES)
 _SIXTEENS = ir.Constant(_VI32, [16] * LANES)
-_ZEROS = ir.Constant(_VF, [0.0] * LANES)
+ZEROS = ir.Constant(_VF, [0.0] * LANES)
 
 
 class Emitter:
@@ -57,7 +57,7 @@ class Emitter:
         """One number, likewise."""
         value = self.b.load(self.b.gep(pointer, [offset]))
         if value.type == I16:
-            return self.b.bitcast(self.b.shl(self.b.zext(value, I32), I32(16)), _F32)
+            return self.b.bitcast(self.b.shl(self.b.zext(value, I32), I32(16)), F32)
         return value
 
     def prefetch(self, pointer: Any, offset: Any) -> None:
@@ -84,13 +84,14 @@ class Emitter:
             width //= 2
             order = [i + width if i < width else i for i in range(LANES)]
             mask = ir.Constant(_VI32, order)
-            vector = self.b.fadd(vector, self.b.shuffle_vector(vector, _ZEROS, mask))
+            vector = self.b.fadd(vector, self.b.shuffle_vector(vector, ZEROS, mask))
         return self.b.extract_element(vector, I32(0))
 
     def splat(self, scalar: Any) -> Any:
-        single = self.b.insert_element(ir.Constant(_VF, ir.Undefined), scalar, I32(0))
-        mask = ir.Constant(_VI32, [0] * LANES)
-        return self.b.shuffle_vector(single, ir.Constant(_VF, ir.Undefined), mask)
+        """A number of any kind, 16 times."""
+        undefined = ir.Constant(ir.VectorType(scalar.type, LANES), ir.Undefined)
+        single = self.b.insert_element(undefined, scalar, I32(0))
+        return self.b.shuffle_vector(single, undefined, ir.Constant(_VI32, [0] * LANES))
 
     def loop(self, start: Any, stop: Any, step: int, carried: list[Any], body: Any) -> list[Any]:
         """`for j in range(start, stop, step)` with carried values; whole steps only."""
@@ -115,114 +116,6 @@ class Emitter:
         b.branch(head)
         b.position_at_end(after)
         return [j, *phis]
-
-
-_CHAINS = 8
-
-
-@intrinsic
-def key_dot(_: Any, keys: Any, i: Any, x: Any, m: Any, d: Any, following: Any) -> Any:
-    """The product of keys[i, :d] and x[m, :d], float32: eight vectors of sums, then the rest.
-
-    keys: (n, d) float32, or bfloat16 in uint16; x: (m, >= d) float32. Row `following` of keys is
-    prefetched on the way: rows that are read here and there wait for memory one by one otherwise.
-    """
-
-    def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
-        e = Emitter(context, builder, signature, args)
-        key, column = (e.row(*e.array(k), args[k + 1]) for k in (0, 2))
-        ahead = e.row(*e.array(0), args[5])
-        line = 32 if e.is_short(0) else 16  # entries of a cache line
-
-        def step(j: Any, sums: list[Any], count: int) -> list[Any]:
-            for u in range(count):
-                at = e.b.add(j, I64(u * LANES))
-                if u * LANES % line == 0:
-                    e.prefetch(ahead, at)
-                sums[u] = e.fma(e.load(key, at), e.load(column, at), sums[u])
-            return sums
-
-        def single(j: Any, sums: list[Any]) -> list[Any]:
-            return [e.fma(e.load_one(key, j), e.load_one(column, j), sums[0])]
-
-        start, d_value = I64(0), args[4]
-        j, *sums = e.loop(
-            start, d_value, _CHAINS * LANES, [_ZEROS] * _CHAINS, lambda j, s: step(j, s, _CHAINS)
-        )
-        j, *sums = e.loop(j, d_value, LANES, sums, lambda j, s: step(j, s, 1))
-        while len(sums) > 1:
-            half = len(sums) // 2
-            sums = [e.b.fadd(a, b) for a, b in zip(sums[:half], sums[half:], strict=True)]
-        _, total = e.loop(j, d_value, 1, [e.total(sums[0])], single)
-        return total
-
-    n = types.intp
-    return types.float32(keys, n, x, n, n, n), generate
-
-
-_AHEAD = 8  # rows: far enough for memory, near enough for the queue of outstanding reads
-
-
-def add_rows(vectors: int) -> Any:
-    """An intrinsic `f(y, m, c, v, index, h, start, stop, end)`, the sum of rows of v, weighted:
-
-        y[m, c : c + w] += sum over p in start..stop of h[p] * v[index[p], c : c + w]
-
-    w = 16 * vectors columns (0 vectors: a single column). The sums stay in registers over the
-    whole list: y is read and written once. Each column is one chain of multiply-adds in list order,
-    from zero, so that its bits do not depend on how the columns are divided. Rows further on in the
-    list, which goes on to `end`, are prefetched.
-
-    y: (m, d) float32; v: (n, d) float32, or bfloat16 in uint16; index: int32; h: float32.
-    """
-
-    @intrinsic
-    def kernel(
-        _: Any, y: Any, m: Any, c: Any, v: Any, index: Any, h: Any, start: Any, stop: Any, end: Any
-    ) -> Any:
-        def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
-            e = Emitter(context, builder, signature, args)
-            y_data, y_width = e.array(0)
-            v_data, v_width = e.array(3)
-            index_data, h_data = e.array(4)[0], e.array(5)[0]
-            column = args[2]
-            y_row = e.b.gep(e.row(y_data, y_width, args[1]), [column])
-            offsets = [I64(k * LANES) for k in range(vectors)]
-            scalar = vectors == 0
-            last = e.b.sub(args[8], I64(1))
-
-            def piece(p: Any) -> Any:
-                """Where the columns of the p-th row of the list begin."""
-                i = e.b.sext(e.b.load(e.b.gep(index_data, [p])), I64)
-                return e.b.gep(e.row(v_data, v_width, i), [column])
-
-            def body(p: Any, sums: list[Any]) -> list[Any]:
-                row = piece(p)
-                weight = e.b.load(e.b.gep(h_data, [p]))
-                if scalar:
-                    return [e.fma(weight, e.load_one(row, I64(0)), sums[0])]
-                later = e.b.add(p, I64(_AHEAD))
-                ahead = piece(e.b.select(e.b.icmp_signed("<", later, last), later, last))
-                for offset in offsets[:: 2 if e.is_short(3) else 1]:
-                    e.prefetch(ahead, offset)
-                weight = e.splat(weight)
-                return [
-                    e.fma(weight, e.load(row, o), s) for o, s in zip(offsets, sums, strict=True)
-                ]
-
-            zeros = [_F32(0.0)] if scalar else [_ZEROS] * vectors
-            _, *sums = e.loop(args[6], args[7], 1, zeros, body)
-            if scalar:
-                e.b.store(e.b.fadd(e.b.load(y_row), sums[0]), y_row)
-            else:
-                for offset, value in zip(offsets, sums, strict=True):
-                    e.store(e.b.fadd(e.load(y_row, offset), value), y_row, offset)
-            return context.get_dummy_value()
-
-        n = types.intp
-        return types.void(y, n, n, v, index, h, n, n, n), generate
-
-    return kernel
 
 
 @intrinsic

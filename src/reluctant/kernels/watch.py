@@ -34,6 +34,13 @@ def row_changed(layer: Any, i: int) -> Any:
 
 
 @njit(**_STRICT)
+def watched_changed(layer: Any, lo: int, hi: int, turn: int) -> Any:
+    """Whether the row whose turn it is, in turns over the whole layer, is in lo..hi and changed."""
+    i = turn % layer.rows.shape[0]
+    return lo <= i < hi and row_changed(layer, i)
+
+
+@njit(**_STRICT)
 def probes_changed(layer: Any) -> Any:
     """Whether any of the remembered weights has changed: a bulk write shows here at once."""
     flat = layer.rows.reshape(-1)
