@@ -145,13 +145,41 @@ def test_a_crowded_call_is_handed_to_the_dense_way():
 
 def test_a_few_crowded_blocks_are_still_served():
     *layer, x = drawn(2, 64, 2048, 2, shift=-2.0)
-    layer[1][:300] = 5.0  # the neurons that always fire stand first
+    layer[1][600:900] = 5.0  # neurons that always fire, side by side
     for threads in (1, 2, 3):
         status, out, totals = kernel(threads, layer, x, limit=0.3)
         whole = kernel(threads, layer, x)
         assert status == few.DONE
         assert out.tobytes() == whole[1].tobytes()
         assert totals.tolist() == whole[2].tolist()
+
+
+@pytest.mark.parametrize("threads", [1, 2, 3])
+def test_a_crowded_first_block_speaks_for_all(threads):
+    """Else a try in vain would read the whole sketch before the dense way reads all again."""
+    *layer, x = drawn(2, 64, 2048, 2, shift=-2.0)
+    layer[1][:300] = 5.0
+    status, out, totals = kernel(threads, layer, x, limit=0.3)
+    assert status == few.DENSE
+    assert (out == 7).all()
+    assert totals.tolist() == [0, 0]
+
+
+def test_all_threads_flush_subnormals_or_none():
+    """`torch.set_flush_denormal` sets the calling thread's mode only."""
+    keys, bias, values, value_bias, x = drawn(0, 64, 2048, 1)
+    layer, found = (np.zeros_like(keys), np.full_like(bias, 1e-42), values, value_bias), []
+    for flush in (False, True):
+        kernel(3, layer, x)  # the pool's threads exist before the mode changes
+        torch.set_flush_denormal(flush)
+        try:
+            runs = [kernel(threads, layer, x) for threads in (1, 2, 3)]
+        finally:
+            torch.set_flush_denormal(False)
+        assert len({bits(out) for _, out, _ in runs}) == 1
+        assert len({tuple(totals) for _, _, totals in runs}) == 1
+        found.append(runs[0][2][0])
+    assert found == [2048, 0]
 
 
 @pytest.mark.parametrize("where", ["probe", "row", "candidate"])

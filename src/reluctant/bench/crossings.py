@@ -70,6 +70,8 @@ def measure(dtypes: list[str], rounds: int) -> Iterator[Cell]:
         count = min(max(ROTATED_BYTES // drawn.weight_bytes(layer), 2), 24)
         layers = drawn.copies(layer, count)
         engines = [Engine(each.up, each.down, each.activation) for each in layers]
+        for engine in engines:
+            engine.census(torch.randn(1, d_model).to(DTYPES[dtype]))  # makes the sketch
         for tokens in TOKENS:
             inputs = [
                 torch.randn(tokens, d_model, generator=generator).to(DTYPES[dtype])

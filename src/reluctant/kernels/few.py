@@ -27,7 +27,7 @@ from reluctant.kernels.pairs import key_dot_ahead
 from reluctant.kernels.rows import CHUNK, add_list
 from reluctant.kernels.sums import Tokens, float_sums, integer_sums, take_tokens
 from reluctant.kernels.team import spread
-from reluctant.kernels.turns import STRIDE, add_one, wait_for
+from reluctant.kernels.turns import STRIDE, add_one, look, wait_for
 from reluctant.kernels.watch import probes_changed, watched_changed
 
 MAX_TOKENS = 16
@@ -147,7 +147,7 @@ def _settle(tokens: Any, layer: Any, rule: Any, s: Any, verdict: Any) -> None:
 
     verdict: DONE, DENSE or STALE, active neurons, candidates.
     """
-    if 2 * BLOCK * s.counts[:, 1].sum() > layer.rows.shape[0]:  # most blocks gave up
+    if 2 * s.counts[:, 1].sum() > s.found.shape[0]:  # most blocks gave up
         verdict[0] = DENSE
         return
     for b in range(s.found.shape[0]):  # rare: a few crowded blocks among sparse ones
@@ -189,8 +189,12 @@ def _work(thread: int, threads: int, tokens: Any, layer: Any, rule: Any, s: Any,
         share = (thread + k) % threads
         first, stop = blocks * share // threads, blocks * (share + 1) // threads
         b = first + add_one(counters, _SHARES + 2 * share)
-        while b < stop:
+        while b < stop and look(counters, _SETTLED) == 0:
             _block(b, tokens, layer, rule, s, rule.limit)
+            if b == 0 and s.counts[0, 1]:  # the first block speaks for all: a failed try is short
+                verdict[0] = DENSE
+                add_one(counters, _SETTLED)
+                return
             if add_one(counters, _FINISHED) == blocks - 1:
                 _settle(tokens, layer, rule, s, verdict)
                 add_one(counters, _SETTLED)
@@ -224,8 +228,8 @@ def run(
     max_norm: the largest norm among rows and factors. totals: (2,) int64; the numbers of active
     neurons and of candidates are added to it. limit > 1: never give up. give_way: `turns.YIELD`.
 
-    Gives DONE; DENSE, `out` unwritten, if most blocks gave up; STALE if the weights are not those
-    that were sketched.
+    Gives DONE; DENSE, `out` unwritten, if the first block or most blocks gave up; STALE if the
+    weights are not those that were sketched.
     """
     layer = Layer(
         q, scale, radius, own_norm, row_sum, rows, bias, factors, factor_bias, values, value_bias,

@@ -9,6 +9,7 @@ pool serves concurrent callers, and a region costs about a microsecond.
 
 import ctypes
 import os
+import platform
 import threading
 from typing import Any
 
@@ -24,6 +25,7 @@ _SMALL = 1 << 19  # bytes read: below, a parallel region costs more than it save
 _SMALL_ELSEWHERE = 1 << 21  # on a thread that may have to start a pool of its own
 
 _POINTER = I8.as_pointer()
+_X86 = platform.machine().lower() in ("x86_64", "amd64")
 
 
 def _addresses() -> tuple[int, int, int]:
@@ -61,12 +63,23 @@ def threads_for(work: int) -> int:
     return torch.get_num_threads()
 
 
+def _float_mode(builder: Any, instruction: str, room: Any) -> None:
+    """Stores (`st`) or loads (`ld`) how this thread treats subnormals, and how it rounds."""
+    if _X86:
+        kind = ir.FunctionType(ir.VoidType(), [_POINTER])
+        name = f"llvm.x86.sse.{instruction}mxcsr"
+        function = cgutils.get_or_insert_function(builder.module, kind, name)
+        builder.call(function, [builder.bitcast(room, _POINTER)])
+
+
 @intrinsic
 def spread(typing_context: Any, worker: Any, pool: Any, threads: Any, args: Any) -> Any:
     """Runs `worker(thread, threads, *args)` once on each of `threads` threads, and waits for all.
 
     worker: a compiled function that gives nothing and raises nothing; pool: `POOL`; args: a tuple.
-    With one thread it is a plain call.
+    With one thread it is a plain call. On x86 all compute in the caller's floating-point mode:
+    `torch.set_flush_denormal` sets the calling thread's alone, and the bits must not depend on
+    which thread a neuron falls to.
     """
     worker_signature = typing_context.resolve_function_type(
         worker, (types.intp, types.intp, *args.types), {}
@@ -86,7 +99,7 @@ def spread(typing_context: Any, worker: Any, pool: Any, threads: Any, args: Any)
             )
 
         # What a member of the team needs, on the caller's stack: it waits until all are done.
-        layout = ir.LiteralStructType([I64, I64, context.get_value_type(args)])
+        layout = ir.LiteralStructType([I64, I64, context.get_value_type(args), I32])
         module, zero = builder.module, I32(0)
         member = ir.Function(
             module, ir.FunctionType(ir.VoidType(), [_POINTER]), module.get_unique_name("member")
@@ -95,10 +108,14 @@ def spread(typing_context: Any, worker: Any, pool: Any, threads: Any, args: Any)
         inside = ir.IRBuilder(member.append_basic_block("entry"))
         shared = inside.bitcast(member.args[0], layout.as_pointer())
         items = [inside.load(inside.gep(shared, [zero, I32(k)])) for k in range(3)]
+        before = inside.alloca(I32)
+        _float_mode(inside, "st", before)
+        _float_mode(inside, "ld", inside.gep(shared, [zero, I32(3)]))
         # A team may be smaller than asked for (OMP_DYNAMIC, OMP_THREAD_LIMIT): its members ask.
         kind = ir.FunctionType(I32, []).as_pointer()
         own, all_of_them = (inside.call(inside.inttoptr(f, kind), []) for f in items[:2])
         call(inside, inside.sext(own, I64), inside.sext(all_of_them, I64), items[2])
+        _float_mode(inside, "ld", before)
         inside.ret_void()
 
         with builder.if_else(builder.icmp_signed("<=", threads_value, I64(1))) as (alone, team):
@@ -108,6 +125,7 @@ def spread(typing_context: Any, worker: Any, pool: Any, threads: Any, args: Any)
                 data = cgutils.alloca_once(builder, layout)
                 for k, value in enumerate((number, size, args_value)):
                     builder.store(value, builder.gep(data, [zero, I32(k)]))
+                _float_mode(builder, "st", builder.gep(data, [zero, I32(3)]))
                 kind = ir.FunctionType(ir.VoidType(), [member.type, _POINTER, I32, I32])
                 parallel = builder.inttoptr(fork, kind.as_pointer())
                 count = builder.trunc(threads_value, I32)
