@@ -27,11 +27,13 @@ from reluctant.kernels.pairs import key_dot_ahead
 from reluctant.kernels.rows import CHUNK, add_list
 from reluctant.kernels.sums import Tokens, float_sums, integer_sums, take_tokens
 from reluctant.kernels.team import spread
-from reluctant.kernels.turns import STRIDE, add_one, look, wait_for
+from reluctant.kernels.turns import STRIDE, add_one, wait_for
 from reluctant.kernels.watch import probes_changed, watched_changed
 
 MAX_TOKENS = 16
 BLOCK = 8 * GROUP  # neurons: going from one step to the next costs a wait for memory
+SAMPLE = 2 * GROUP  # neurons that are looked at first, and tokens
+SAMPLE_TOKENS = 4
 
 DONE, DENSE, STALE = 0, 1, 2
 
@@ -111,6 +113,35 @@ def _confirm(lo: int, m: int, tokens: Any, sums: Any, layer: Any, rule: Any, ind
 
 
 @njit(**_STRICT)
+def _sums(lo: int, hi: int, tokens: Any, layer: Any, rule: Any, sums: Any) -> None:
+    for g in range(lo // GROUP, -(-hi // GROUP)):
+        if rule.in_integers:
+            integer_sums(g, tokens, layer.q, sums)
+        else:
+            float_sums(g, tokens, layer.q, sums)
+
+
+@njit(**_STRICT)
+def _crowded(x: Any, max_norm: float, layer: Any, rule: Any) -> Any:
+    """Whether a few tokens have too many candidates among the first neurons.
+
+    So a try in vain is short: it wakes no other thread.
+    """
+    count, d_ff, tokens = 0, layer.rows.shape[0], x.shape[0]
+    taken, hi = min(SAMPLE_TOKENS, tokens), min(d_ff, SAMPLE)
+    rows = np.empty((taken, x.shape[1]), x.dtype)
+    for m in range(taken):
+        rows[m] = x[tokens * m // taken]
+    sample = Tokens(*take_tokens(rows, layer.q.shape[1] * QUAD, max_norm, rule.in_integers))
+    sums = np.empty((taken, -(-hi // GROUP) * GROUP), np.float64)
+    index = np.empty(hi, np.int32)
+    _sums(0, hi, sample, layer, rule, sums)
+    for m in range(taken):
+        count += select(0, hi, m, sample, sums, layer, rule, index)
+    return count > rule.limit * hi * taken
+
+
+@njit(**_STRICT)
 def _block(b: int, tokens: Any, layer: Any, rule: Any, s: Any, limit: float) -> None:
     """Sketch and confirm one block of neurons. Its counts: candidates, gave up, stale."""
     d_ff, many = layer.rows.shape[0], tokens.x.shape[0]
@@ -121,11 +152,7 @@ def _block(b: int, tokens: Any, layer: Any, rule: Any, s: Any, limit: float) -> 
     prefetch_row(layer.own_norm, 0, lo, hi)
     prefetch_row(layer.row_sum, 0, lo, hi)
     prefetch_row(layer.bias, 0, lo, hi)
-    for g in range(lo // GROUP, -(-hi // GROUP)):
-        if rule.in_integers:
-            integer_sums(g, tokens, layer.q, s.sums)
-        else:
-            float_sums(g, tokens, layer.q, s.sums)
+    _sums(lo, hi, tokens, layer, rule, s.sums)
     s.counts[b, 0] = 0
     for m in range(many):
         s.found[b, m] = select(lo, hi, m, tokens, s.sums, layer, rule, s.candidates[m])
@@ -189,12 +216,8 @@ def _work(thread: int, threads: int, tokens: Any, layer: Any, rule: Any, s: Any,
         share = (thread + k) % threads
         first, stop = blocks * share // threads, blocks * (share + 1) // threads
         b = first + add_one(counters, _SHARES + 2 * share)
-        while b < stop and look(counters, _SETTLED) == 0:
+        while b < stop:
             _block(b, tokens, layer, rule, s, rule.limit)
-            if b == 0 and s.counts[0, 1]:  # the first block speaks for all: a failed try is short
-                verdict[0] = DENSE
-                add_one(counters, _SETTLED)
-                return
             if add_one(counters, _FINISHED) == blocks - 1:
                 _settle(tokens, layer, rule, s, verdict)
                 add_one(counters, _SETTLED)
@@ -228,8 +251,8 @@ def run(
     max_norm: the largest norm among rows and factors. totals: (2,) int64; the numbers of active
     neurons and of candidates are added to it. limit > 1: never give up. give_way: `turns.YIELD`.
 
-    Gives DONE; DENSE, `out` unwritten, if the first block or most blocks gave up; STALE if the
-    weights are not those that were sketched.
+    Gives DONE; DENSE, `out` unwritten, if the first neurons, or most blocks, have more candidates;
+    STALE if the weights are not those that were sketched.
     """
     layer = Layer(
         q, scale, radius, own_norm, row_sum, rows, bias, factors, factor_bias, values, value_bias,
@@ -238,6 +261,8 @@ def run(
     rule = Rule(threshold, code, slack, gated, in_integers, limit, everything, turn)
     if probes_changed(layer):
         return STALE
+    if limit < 1 and _crowded(x, max_norm, layer, rule):
+        return DENSE
     tokens = Tokens(*take_tokens(x, q.shape[1] * QUAD, max_norm, in_integers))
     room = _room(x.shape[0], rows.shape[0], q.shape[0] * GROUP, x.shape[1], threads)
     verdict = np.zeros(3, np.int64)

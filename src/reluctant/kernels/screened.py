@@ -39,7 +39,6 @@ from reluctant.kernels.watch import probes_changed, watched_changed
 BLOCK_BYTES = 2**20  # x of a block of tokens: half of a second-level cache
 BLOCK_TOKENS = 256
 SAMPLE = 2 * AT_ONCE  # tokens that are screened first, to see whether the call is too crowded
-SMALL = 128  # tokens that are converted to bytes while others are sampled
 
 _STRICT: dict[str, Any] = {"nogil": True, "cache": True, "error_model": "numpy"}
 
@@ -195,20 +194,22 @@ def _share_bytes(thread: int, threads: int, x: Any, x8: Any, max_norm: float) ->
 
 
 @njit(**_STRICT)
-def _share_sample(thread: int, threads: int, x: Any, x8: Any, layer: Any, rule: Any,
-                  max_norm: float, sampled: Any) -> None:  # fmt: skip
-    """The candidates of a few tokens, counted in `sampled`, a row a thread."""
-    tokens = x.shape[0]
-    taken = min(SAMPLE, tokens)
-    sample = Bytes(*room_for_bytes(taken, x8.x8.shape[1]))
+def _crowded(x: Any, layer: Any, rule: Any, max_norm: float) -> Any:
+    """Whether a few tokens have too many candidates in some of the groups.
+
+    So a try in vain is short: it wakes no other thread.
+    """
+    tokens, groups = x.shape[0], layer.q.shape[0]
+    taken, every = min(SAMPLE, tokens), max(1, min(8, groups // 2))
+    sample = Bytes(*room_for_bytes(taken, QUAD * layer.q.shape[1]))
     for k in range(taken):
         to_bytes(k, x[tokens * k // taken], max_norm, sample)
     scratch = Scratch(*_room_for_block(sample.x8.shape[0], 1))
-    groups = layer.q.shape[0]
-    for g in range(groups * thread // threads, groups * (thread + 1) // threads):
-        sampled[thread, 0] += _screen(g, 0, taken, sample, layer, rule, scratch)
-    if tokens <= SMALL:  # not worth a parallel region of its own
-        _share_bytes(thread, threads, x, x8, max_norm)
+    count = neurons = 0
+    for g in range(0, groups, every):
+        count += _screen(g, 0, taken, sample, layer, rule, scratch)
+        neurons += min(GROUP, layer.scale.shape[0] - g * GROUP)
+    return count > rule.limit * neurons * taken
 
 
 @njit(**_STRICT)
@@ -235,8 +236,8 @@ def run(
 ) -> int:  # fmt: skip
     """out = f(x rows^T + bias) values + value_bias: arguments and result are those of `few.run`.
 
-    All float32. limit: the share of candidates, among a few tokens, above which it gives up at once
-    (>= 1: never).
+    All float32. limit: the share of candidates, in a sample, above which it gives up at once (>= 1:
+    never).
     """
     layer = Layer(
         q, scale, radius, own_norm, row_sum, rows, bias, factors, factor_bias, values, value_bias,
@@ -247,14 +248,10 @@ def run(
         return STALE
     tokens, d = x.shape
     d_ff = scale.shape[0]
+    if limit < 1 and _crowded(x, layer, rule, max_norm):
+        return DENSE
     x8 = Bytes(*room_for_bytes(tokens, QUAD * q.shape[1]))
-    if limit < 1:
-        sampled = np.zeros((threads, 8), np.int64)
-        spread(_share_sample, pool, threads, (x, x8, layer, rule, max_norm, sampled))
-        if sampled.sum() > limit * min(SAMPLE, tokens) * d_ff:
-            return DENSE
-    if limit >= 1 or tokens > SMALL:
-        spread(_share_bytes, pool, threads, (x, x8, max_norm))
+    spread(_share_bytes, pool, threads, (x, x8, max_norm))
     # An infinite factor makes NaN of a zero: a rare call, and the dense way's.
     if gated and (x8.huge.any() or not (np.abs(factor_bias) < HUGE).all()):
         return DENSE
