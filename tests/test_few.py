@@ -157,7 +157,7 @@ def test_a_few_crowded_blocks_are_still_served():
 @pytest.mark.parametrize("threads", [1, 2, 3])
 def test_the_first_neurons_speak_for_all(threads):
     """Else a try in vain would read the whole sketch before the dense way reads all again."""
-    *layer, x = drawn(2, 64, 2048, 2, shift=-2.0)
+    *layer, x = drawn(2, 64, 2048, 5, shift=-2.0)
     layer[1][:100] = 5.0
     status, out, totals = kernel(threads, layer, x, limit=0.3)
     assert status == few.DENSE

@@ -8,6 +8,7 @@ threads, which go on spinning for some milliseconds.
 
 from collections.abc import Callable, Mapping
 from math import inf
+from random import Random
 from statistics import median
 from time import perf_counter, sleep
 
@@ -30,7 +31,8 @@ def interleaved(
     Args:
         calls: name -> function; it is given a number that rises with every call, to choose
             another input, or another layer, each time.
-        rounds: in each one every way has one turn; who begins rotates.
+        rounds: in each one every way has one turn, in another order each time: what ran before
+            matters (a way that reads little leaves the next one more of the caches).
         settle: seconds at the start of a turn that are not timed (at least one call); None: no such
             call, for calls so long that their start does not matter.
         turn: seconds of each turn that are timed (at least one call).
@@ -63,8 +65,7 @@ def interleaved(
     for number in range(rounds):
         if number >= FEWEST and perf_counter() > end:
             break
-        first = number % len(names)
-        for name in names[first:] + names[:first]:
+        for name in Random(number).sample(names, len(names)):
             if settle is not None:
                 run(name, settle, cycle)
             times[name] += run(name, turn, 1)
