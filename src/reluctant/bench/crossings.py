@@ -135,8 +135,8 @@ def _cell(
 def limits_of(cells: list[Cell]) -> Limits:
     """The limits for one dtype, size and number of tokens, from its cells in rising density.
 
-    Of all limits between the cells' shares those with the least regret: in the worst cell as far as
-    it is above `BEARABLE`, then on the whole. A way that gives up costs what it cost to try.
+    Of all limits between the cells' shares those with the least regret, squared: bad cells count
+    most. A way that gives up costs what it cost to try.
 
     >>> cells = [
     ...     Cell("float32", 1, 1, p, p, {"few": f, "dense": 2.0, "auto": 2.0, "few in vain": 2.1})
@@ -150,9 +150,8 @@ def limits_of(cells: list[Cell]) -> Limits:
     offered = [shares if way in cells[0].seconds else [0.0] for way, shares in
                (("few", candidates), ("screen", candidates), ("many", active))]  # fmt: skip
 
-    def regret(limits: Limits) -> tuple[float, float]:
-        regrets = [_expected(c, limits) / c.best for c in cells]
-        return max(BEARABLE, *regrets), sum(regrets)
+    def regret(limits: Limits) -> float:
+        return sum((_expected(c, limits) / c.best - 1) ** 2 for c in cells)
 
     return min((Limits(*found) for found in product(*offered)), key=regret)
 
