@@ -175,6 +175,7 @@ def test_a_changed_norm_is_seen_at_once():
     assert engine.calls == {"few": 15, "many": 0, "dense": 0}
 
 
+@torch.no_grad()
 def test_what_no_sparse_way_serves_is_dense():
     """Weights and an eps that make NaN of a zero, weights in another dtype or shape."""
     torch.manual_seed(0)
