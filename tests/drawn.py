@@ -59,11 +59,12 @@ def drawn(seed, d, d_ff, tokens, *, shift=-1.5, hostile=False):
 
 def kernel(
     threads, layer, x, *, code=RELU, threshold=0.0, limit=2.0, everything=False, turn=0,
-    in_integers=sums.INTEGER, factors=None,
+    in_integers=sums.INTEGER, factors=None, norm=None, eps=1.0,
 ):  # fmt: skip
     """One call of the few-token kernel: status, output, (active, candidates).
 
-    factors: (up, bias) of a gated layer; layer then begins with the gates. uint16 is bfloat16.
+    factors: (up, bias) of a gated layer; layer then begins with the gates. norm: the weights of a
+    norm before the values. uint16 is bfloat16.
     """
     keys, bias, values, value_bias = layer
     sketch = Sketch.of(torch_view(keys))
@@ -76,6 +77,7 @@ def kernel(
     numbers = (
         *(max_norm, sketch.slack, threshold, code),
         *(factors is not None, in_integers, limit, everything, turn),
+        *(keys[:0, 0] if norm is None else norm, eps),
     )
     status = few.run(x, *arrays, *numbers, out, totals, threads, POOL, YIELD)
     return status, out, totals

@@ -227,9 +227,7 @@ FAMILIES = [
     Family("PersimmonForCausalLM", _PLAIN | _ENDS, 2, "relu2"),
     Family("Jais2ForCausalLM", _PLAIN | _KV | _ENDS, 2, "relu2"),
     Family("NanoChatForCausalLM", _PLAIN | _KV | _ENDS, 2, "relu2"),
-    Family(
-        "BitNetForCausalLM", _PLAIN | _KV | _ENDS, 0, refused=2, reason="BitNetRMSNorm of all d_ff"
-    ),
+    Family("BitNetForCausalLM", _PLAIN | _KV | _ENDS, 2, "relu2"),
     Family("DetrForObjectDetection", _DETR, 4, inputs=_image, subconfigs=_LAST),
     Family("TableTransformerForObjectDetection", _DETR, 4, inputs=_image, subconfigs=_LAST),
     Family("ConditionalDetrForObjectDetection", _DETR, 4, inputs=_image, subconfigs=_LAST),

@@ -201,10 +201,11 @@ def test_weights_that_left_their_sketch_are_noticed(where):
         changed.reshape(-1)[sketch.probe_at] = keys.reshape(-1)[sketch.probe_at]
         changed[0] = keys[0]  # and behind the row whose turn it is
     arrays = layer_of(sketch, changed, bias, values, value_bias)
+    none, team = (keys[:0, 0], 0.0), (POOL, YIELD)  # no norm
     for threads in (1, 2, 3):
         out, totals = np.empty_like(x), np.zeros(2, np.int64)
         rest = (sketch.max_norm, sketch.slack, 0.0, RELU, False, True, 2.0, False)
-        assert few.run(x, *arrays, *rest, turn, out, totals, threads, POOL, YIELD) == few.STALE
+        assert few.run(x, *arrays, *rest, turn, *none, out, totals, threads, *team) == few.STALE
     honest = layer_of(sketch, keys, bias, values, value_bias)
     for turn in range(len(keys)):
-        assert few.run(x, *honest, *rest, turn, out, totals, 1, POOL, YIELD) == few.DONE
+        assert few.run(x, *honest, *rest, turn, *none, out, totals, 1, *team) == few.DONE

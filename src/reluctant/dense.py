@@ -92,14 +92,32 @@ def feed_forward(
     down: tuple[Tensor, Tensor | None],
     activation: Activation,
     gate: tuple[Tensor, Tensor | None] | None = None,
+    norm: Callable[[Tensor], Tensor] | None = None,
 ) -> Tensor:
-    """The whole layer, densely. x: (..., d_model). up, down, gate: weight and bias as in nn.Linear.
+    """The whole layer, densely. x: (..., d_model). up, down, gate: weight and bias as in nn.Linear;
+    norm: what comes to down goes through it first.
 
     >>> layer = torch.nn.Linear(4, 16), torch.nn.Linear(16, 4)
     >>> up, down = [(part.weight, part.bias) for part in layer]
     >>> feed_forward(torch.zeros(2, 4), up, down, resolve("relu")).shape
     torch.Size([2, 4])
     """
-    if gate is None:
-        return linear(linear(x, *up, activation), *down)
-    return linear(linear(x, *gate, activation) * linear(x, *up), *down)
+    h = linear(x, *(gate or up), activation)
+    if gate is not None:
+        h = h * linear(x, *up)
+    return linear(h if norm is None else norm(h), *down)
+
+
+def plain(
+    x: Tensor,
+    up: tuple[Tensor, Tensor | None],
+    down: tuple[Tensor, Tensor | None],
+    activation: Activation,
+    gate: tuple[Tensor, Tensor | None] | None = None,
+    norm: Callable[[Tensor], Tensor] | None = None,
+) -> Tensor:
+    """`feed_forward` in torch's public operations only, for autograd and compilers."""
+    h = activation(F.linear(x, *(gate or up)))
+    if gate is not None:
+        h = h * F.linear(x, *up)
+    return F.linear(h if norm is None else norm(h), *down)

@@ -41,8 +41,9 @@ class Census(NamedTuple):
 class Engine:
     """Computes `down(f(up(x)))`, or gated `down(f(gate(x)) * up(x))`, from the live weights.
 
-    up: nn.Linear(d_model, d_ff), down: nn.Linear(d_ff, d_model), gate like up or None. way: "auto",
-    or one of "dense", "few", "many" to pin it; a layer that a pinned way cannot serve takes the
+    up: nn.Linear(d_model, d_ff), down: nn.Linear(d_ff, d_model), gate like up or None; norm: a
+    module that normalises what comes to down by its root mean square, or None. way: "auto", or one
+    of "dense", "few", "many" to pin it; a layer that a pinned way cannot serve takes the
     dense way.
 
     Serves every dtype, device and gradient; the sparse ways serve float32 on the CPU (few tokens:
@@ -66,9 +67,10 @@ class Engine:
         activation: Activation,
         *,
         gate: nn.Linear | None = None,
+        norm: nn.Module | None = None,
         way: str = "auto",
     ) -> None:
-        self.neurons = Neurons(up, down, gate)
+        self.neurons = Neurons(up, down, gate, norm)
         self.activation = resolve(activation)  # checks what an unregistered one claims
         self.way = way
         self.forced: Limits | None = None  # limits of its own, to measure where the ways cross
@@ -128,13 +130,20 @@ class Engine:
         """x: (..., d_model), also a nested tensor. Gives (..., d_model)."""
         if not torch.compiler.is_compiling() and not self._needs_grad(x):
             return self.forward(x)
+        if self.neurons.norm is not None:  # the operator knows of none
+            if not torch.compiler.is_compiling():
+                self.calls["dense"] += 1
+            return dense.plain(x, *self._parts())
         y: Tensor = op.feed_forward(x, *self.neurons.tensors(), self._handle, self._label)
         return y
 
     def _needs_grad(self, x: Tensor) -> bool:
         return torch.is_grad_enabled() and (
             x.requires_grad
-            or any(t is not None and t.requires_grad for t in self.neurons.tensors())
+            or any(
+                t is not None and t.requires_grad
+                for t in (*self.neurons.tensors(), self.neurons.norm_weight)
+            )
         )
 
     def forward(self, x: Tensor) -> Tensor:
@@ -189,9 +198,13 @@ class Engine:
         return ready if ready.sparse and x.dtype is ready.dtype else None
 
     def _dense(self, x: Tensor) -> Tensor:
+        return dense.feed_forward(x, *self._parts())
+
+    def _parts(self) -> tuple[Any, ...]:
+        """The layer as the functions of `dense` take it."""
         w1, b1, w2, b2, wg, bg = self.neurons.tensors()
         gate = None if wg is None else (wg, bg)
-        return dense.feed_forward(x, (w1, b1), (w2, b2), self.activation, gate)
+        return (w1, b1), (w2, b2), self.activation, gate, self.neurons.norm
 
     def _run_few(
         self, rows: Tensor, out: Tensor, tokens: int, ready: Prepared, limit: float

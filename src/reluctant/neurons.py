@@ -35,12 +35,26 @@ def _mark(tensor: Tensor | None) -> tuple[Any, ...] | None:
     return (tensor.data_ptr(), version, tensor.dtype, tensor.stride())
 
 
+def is_norm(module: nn.Module, d_ff: int) -> bool:
+    """Whether it has the form of a root-mean-square norm: a weight (d_ff,), an eps, no more."""
+    weight = module._parameters.get("weight")
+    alone = len(module._parameters) == 1 and not (module._buffers or module._modules)
+    return alone and weight is not None and weight.shape == (d_ff,) and eps_of(module) > 0
+
+
+def eps_of(norm: nn.Module) -> float:
+    """Its eps, by the name that transformers gives it or by torch's; 0: there is none to see."""
+    found = norm.__dict__.get("variance_epsilon", norm.__dict__.get("eps"))
+    return float(found) if isinstance(found, int | float) else 0.0
+
+
 @dataclass
 class Neurons:
     """The layer `down(f(up(x)))`, or gated `down(f(gate(x)) * up(x))`, seen neuron by neuron.
 
-    up, gate: `nn.Linear(d_model, d_ff)`; down: `nn.Linear(d_ff, d_model)`. Raises ReluctantError if
-    their sizes or dtypes do not fit together.
+    up, gate: `nn.Linear(d_model, d_ff)`; down: `nn.Linear(d_ff, d_model)`; norm: a root-mean-square
+    norm of what comes to down, with a `weight` (d_ff,) and an eps. Raises ReluctantError if their
+    sizes or dtypes do not fit together.
 
     >>> neurons = Neurons(nn.Linear(8, 32), nn.Linear(32, 8))
     >>> neurons.d_model, neurons.d_ff, tuple(neurons.keys.shape), tuple(neurons.values.shape)
@@ -50,6 +64,7 @@ class Neurons:
     up: nn.Linear
     down: nn.Linear
     gate: nn.Linear | None = None
+    norm: nn.Module | None = None
 
     def __post_init__(self) -> None:
         parts = {"up": self.up, "down": self.down} | ({"gate": self.gate} if self.gate else {})
@@ -66,6 +81,11 @@ class Neurons:
             raise ReluctantError(
                 f"expected the gate's weight to have up's shape {(d_ff, d_model)}; got "
                 f"{tuple(self.gate.weight.shape)}"
+            )
+        if self.norm is not None and not is_norm(self.norm, d_ff):
+            raise ReluctantError(
+                f"expected a norm with an eps and, as its only parameter, a weight of shape "
+                f"{(d_ff,)}; got {self.norm!r}"
             )
         kinds = {(p.weight.dtype, p.weight.device) for p in parts.values()}
         if len(kinds) > 1:
@@ -91,6 +111,16 @@ class Neurons:
         """(d_ff, d_model): row i is row i of W2. A view of `down.weight`, without gradients."""
         return self.down.weight.data.t()  # .data: detach() fails on tensors of inference mode
 
+    @property
+    def norm_weight(self) -> Tensor | None:
+        """(d_ff,), the norm's, as it is now; None without one."""
+        return None if self.norm is None else self.norm._parameters["weight"]
+
+    @property
+    def eps(self) -> float:
+        """The norm's, as it is now; 0 without one."""
+        return 0.0 if self.norm is None else eps_of(self.norm)
+
     def tensors(self) -> tuple[Any, ...]:
         """W1 (as keys), b1, `down.weight`, b2, the gate's two: as they are now, None if absent."""
         up, down = self.up._parameters, self.down._parameters
@@ -102,7 +132,8 @@ class Neurons:
 
     def stamp(self) -> tuple[Any, ...]:
         """Where the weights lie, as what, and how often they were written: equal as long as torch
-        knows of no change. Biases are read afresh at every call, so their version does not matter.
+        knows of no change. Biases and the norm's weight are read afresh at every call, so their
+        version does not matter.
         """
         up, down = self.up._parameters, self.down._parameters
         b1, b2 = up["bias"], down["bias"]
@@ -113,6 +144,10 @@ class Neurons:
             0 if b2 is None else b2.data_ptr(),
             _steps,
         )
+        if self.norm is not None:
+            weight: Any = self.norm._parameters["weight"]
+            lies = (weight.data_ptr(), weight.dtype, weight.shape, weight.stride())
+            marks = (*marks, lies, self.eps)  # type: ignore[assignment]
         if self.gate is None:
             return marks
         gate = self.gate._parameters

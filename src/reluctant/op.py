@@ -10,7 +10,6 @@ from dataclasses import replace
 from typing import Any, Protocol
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from reluctant import dense
@@ -113,11 +112,8 @@ def _backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         # Views, so that a second derivative (create_graph) leads back to the originals.
         inputs = [t.view_as(t) if t is not None and i in wanted else t for i, t in enumerate(saved)]
         x, w1, b1, w2, b2, wg, bg = inputs
-        if wg is None:
-            hidden = ctx.activation(F.linear(x, w1, b1))
-        else:
-            hidden = ctx.activation(F.linear(x, wg, bg)) * F.linear(x, w1, b1)
-        y = F.linear(hidden, w2, b2)
+        gate = None if wg is None else (wg, bg)
+        y = dense.plain(x, (w1, b1), (w2, b2), ctx.activation, gate)
     grads: list[Tensor | None] = [None] * (len(saved) + 2)
     found = torch.autograd.grad(
         y, [inputs[i] for i in wanted], grad, create_graph=torch.is_grad_enabled()

@@ -13,6 +13,7 @@ from reluctant.errors import ReluctantError
 from reluctant.kernels.candidates import Layer
 from reluctant.kernels.codes import NONE
 from reluctant.kernels.entry import table_of
+from reluctant.kernels.norm import Norm
 from reluctant.neurons import Neurons
 from reluctant.sketch import SERVED, Sketch, as_array
 
@@ -24,16 +25,18 @@ class Prepared:
     """What the kernels read, and the weights' stamp when it was made.
 
     dtype: of the weights. sparse: whether the sparse ways can serve the layer; if not, the rest is
-    empty. rows: as in `kernels.candidates.Layer`, from rows to value_bias. many: the arguments of
-    `kernels.many.combine` between z and limit; empty if it cannot serve. sketch: made when a call
-    first needs it, and with it few: the table of `kernels.entry`, addresses in rows and sketch;
-    and screened: the arguments of `kernels.screened.run` between x and limit, or empty.
+    empty. rows: as in `kernels.candidates.Layer`, from rows to value_bias; norm: the fields of
+    `kernels.norm.Norm`. many: the arguments of `kernels.many.combine` between z and limit; empty if
+    it cannot serve. sketch: made when a call first needs it, and with it few: the table of
+    `kernels.entry`, addresses in rows, norm and sketch; and screened: the arguments of
+    `kernels.screened.run` between x and limit, or empty.
     """
 
     stamp: tuple[Any, ...]
     dtype: torch.dtype
     sparse: bool
     rows: tuple[Any, ...] = ()
+    norm: tuple[Any, ...] = ()
     many: tuple[Any, ...] = ()
     sketch: Sketch | None = None
     few: tuple[Any, ...] = ()
@@ -57,8 +60,9 @@ def prepare(
 def _views(neurons: Neurons, activation: Activation) -> Prepared:
     dtype = neurons.keys.dtype
     tensors = neurons.tensors()
-    present = [t for t in tensors if t is not None]
-    as_stored = [t for t in (*tensors[:2], *tensors[3:]) if t is not None]  # all but W2
+    norm = neurons.norm_weight
+    present = [t for t in (*tensors, norm) if t is not None]
+    as_stored = [t for t in (*tensors[:2], *tensors[3:], norm) if t is not None]  # all but W2
     threshold = _threshold(activation)
     if not (
         activation.kernel != NONE
@@ -72,6 +76,7 @@ def _views(neurons: Neurons, activation: Activation) -> Prepared:
         and all(finite(t) for t in (neurons.down.weight, neurons.up.weight))
         # A z that is rounded to bfloat16 must not be rounded past the threshold.
         and torch.tensor(threshold, dtype=dtype).item() == threshold
+        and (norm is None or (norm.shape == (neurons.d_ff,) and _keeps_zeros(neurons.eps)))
     ):
         return Prepared(neurons.stamp(), dtype, sparse=False)
     neurons.lay_out()
@@ -87,9 +92,17 @@ def _views(neurons: Neurons, activation: Activation) -> Prepared:
             *(neurons.values, _or_zeros(neurons.down.bias, neurons.d_model, dtype)),
         )
     )
-    plain = gate is None and dtype == torch.float32
+    weight = as_array(torch.empty(0, dtype=dtype) if norm is None else norm.detach())
+    plain = gate is None and norm is None and dtype == torch.float32
     many = (threshold, activation.kernel, *rows[4:]) if plain else ()
-    return Prepared(neurons.stamp(), dtype, sparse=True, rows=rows, many=many)
+    return Prepared(
+        neurons.stamp(), dtype, sparse=True, rows=rows, norm=(weight, neurons.eps), many=many
+    )
+
+
+def _keeps_zeros(eps: float) -> bool:
+    """Whether 1 / sqrt(eps), a norm's largest factor, is finite, subnormals flushed or not."""
+    return 2.0**-126 <= eps < 2.0**126
 
 
 def _or_zeros(bias: Tensor | None, size: int, dtype: torch.dtype) -> Tensor:
@@ -111,8 +124,9 @@ def _sketched(views: Prepared, neurons: Neurons, activation: Activation) -> Prep
     )
     norm = max(sketch.max_norm, max_norm)
     numbers = (norm, sketch.slack, _threshold(activation), activation.kernel, gated)
-    table = table_of(layer, (*numbers, sketch.in_integers))
-    screens = sketch.in_integers and views.dtype == torch.float32
+    table = table_of(layer, Norm(*views.norm), (*numbers, sketch.in_integers))
+    normed = neurons.norm is not None
+    screens = sketch.in_integers and views.dtype == torch.float32 and not normed
     screened = (*layer, *numbers) if screens else ()
     return replace(views, sketch=sketch, few=table, screened=screened)
 

@@ -15,10 +15,11 @@ from numba.extending import intrinsic
 from reluctant.kernels import few
 from reluctant.kernels.candidates import Layer
 from reluctant.kernels.lanes import GROUP, QUAD
+from reluctant.kernels.norm import Norm
 from reluctant.kernels.team import POOL
 from reluctant.kernels.turns import YIELD
 
-_ARRAYS = len(Layer._fields)
+_ARRAYS = len(Layer._fields) + 1  # and the norm's weights
 
 
 @intrinsic
@@ -32,19 +33,19 @@ def _pointer(_: Any, address: Any, like: Any) -> Any:
     return kind(types.int64, like), generate
 
 
-def table_of(layer: Layer, numbers: Sequence[float]) -> tuple[Any, ...]:
+def table_of(layer: Layer, norm: Norm, numbers: Sequence[float]) -> tuple[Any, ...]:
     """What `run_at` takes first. The arrays have to outlive it.
 
     numbers: max_norm, slack, threshold, code, gated, in_integers (as `few.run` takes them).
     """
     d_ff, d_model = layer.rows.shape
-    sizes = (d_ff, d_model, *layer.q.shape[:2], layer.probe.size)
-    addresses = [array.ctypes.data for array in layer]
+    sizes = (d_ff, d_model, *layer.q.shape[:2], layer.probe.size, norm.weight.size)
+    addresses = [array.ctypes.data for array in (*layer, norm.weight)]
     max_norm, slack, threshold, *integers = numbers
     table: npt.NDArray[np.int64] = np.array(
         [*addresses, *sizes, *map(int, integers), *POOL, YIELD], np.int64
     )
-    return table, np.array([max_norm, slack, threshold]), layer.rows[:0, 0]
+    return table, np.array([max_norm, slack, threshold, norm.eps]), layer.rows[:0, 0]
 
 
 @njit(nogil=True, cache=True, error_model="numpy")
@@ -57,8 +58,8 @@ def run_at(
     kind: an empty array of the weights' type. x, out: (tokens, d_model), of that type, contiguous.
     """
     at, more = table, table[_ARRAYS:]
-    d_ff, d, groups, quads, probes = more[0], more[1], more[2], more[3], more[4]
-    code, gated, in_integers, pool, give_way = more[5], more[6], more[7], more[8:11], more[11]
+    d_ff, d, groups, quads, probes, normed = more[0], more[1], more[2], more[3], more[4], more[5]
+    code, gated, in_integers, pool, give_way = more[6], more[7], more[8], more[9:12], more[12]
     floats, integers = np.empty(0, np.float32), np.empty(0, np.int32)
     bytes_, positions = np.empty(0, np.int8), np.empty(0, np.int64)
     return few.run(
@@ -85,6 +86,8 @@ def run_at(
         limit,
         False,
         turn,
+        carray(_pointer(at[13], kind), (normed,)),
+        numbers[3],
         carray(_pointer(out_at, kind), (tokens, d)),
         totals,
         threads,

@@ -2,7 +2,8 @@
 
 Three steps. *Sketch*: the int8 rows against x; a neuron whose upper bound stays below the threshold
 is a certified zero (`reluctant.sketch` has the proof), the others are candidates. *Confirm*: the
-candidates' pre-activations from the real rows; in gated layers the active ones' factors, too.
+candidates' pre-activations from the real rows; in gated layers the active ones' factors, too. (What
+is active may then be normalised: `norm`.)
 *Values*: the sum of the active neurons' values.
 
 The neurons are divided into blocks of one size for the first two steps, the columns into chunks of
@@ -23,6 +24,7 @@ from reluctant.kernels.activate import activate, is_active
 from reluctant.kernels.candidates import HUGE, Layer, Rule, estimate, select
 from reluctant.kernels.entries import as_float, prefetch_row, put_rounded
 from reluctant.kernels.lanes import GROUP, QUAD
+from reluctant.kernels.norm import Norm, normalise
 from reluctant.kernels.pairs import key_dot_ahead
 from reluctant.kernels.rows import CHUNK, add_list
 from reluctant.kernels.sums import Tokens, float_sums, integer_sums, take_tokens
@@ -169,8 +171,8 @@ def _block(b: int, tokens: Any, layer: Any, rule: Any, s: Any, limit: float) -> 
 
 
 @njit(**_STRICT)
-def _settle(tokens: Any, layer: Any, rule: Any, s: Any, verdict: Any) -> None:
-    """Between the steps: the verdict, and the blocks' lists of active neurons closed up.
+def _settle(tokens: Any, layer: Any, rule: Any, norm: Any, s: Any, verdict: Any) -> None:
+    """Between the steps: the verdict, and the blocks' active neurons in one list, normalised.
 
     verdict: DONE, DENSE or STALE, active neurons, candidates.
     """
@@ -191,6 +193,8 @@ def _settle(tokens: Any, layer: Any, rule: Any, s: Any, verdict: Any) -> None:
     verdict[0] = STALE if s.counts[:, 2].sum() > 0 else DONE
     verdict[1] = s.lengths.sum()
     verdict[2] = s.counts[:, 0].sum()
+    if norm.weight.size > 0 and not normalise(norm, s.active, s.active_h, s.lengths):
+        verdict[0] = DENSE
 
 
 @njit(**_STRICT)
@@ -207,8 +211,8 @@ def _columns(chunk: int, layer: Any, s: Any, out: Any) -> None:
 
 
 @njit(**_STRICT)
-def _work(thread: int, threads: int, tokens: Any, layer: Any, rule: Any, s: Any, verdict: Any,
-          out: Any, give_way: int) -> None:  # fmt: skip
+def _work(thread: int, threads: int, tokens: Any, layer: Any, rule: Any, norm: Any, s: Any,
+          verdict: Any, out: Any, give_way: int) -> None:  # fmt: skip
     """What each thread does: blocks, then columns, its own share first."""
     counters = s.counters
     blocks, chunks = s.found.shape[0], -(-out.shape[1] // CHUNK)
@@ -219,7 +223,7 @@ def _work(thread: int, threads: int, tokens: Any, layer: Any, rule: Any, s: Any,
         while b < stop:
             _block(b, tokens, layer, rule, s, rule.limit)
             if add_one(counters, _FINISHED) == blocks - 1:
-                _settle(tokens, layer, rule, s, verdict)
+                _settle(tokens, layer, rule, norm, s, verdict)
                 add_one(counters, _SETTLED)
             b = first + add_one(counters, _SHARES + 2 * share)
     wait_for(counters, _SETTLED, 1, give_way)
@@ -239,20 +243,22 @@ def run(
     x: Any, q: Any, scale: Any, radius: Any, own_norm: Any, row_sum: Any, rows: Any, bias: Any,
     factors: Any, factor_bias: Any, values: Any, value_bias: Any, probe_at: Any, probe: Any,
     max_norm: float, slack: float, threshold: float, code: int, gated: bool, in_integers: bool,
-    limit: float, everything: bool, turn: int, out: Any, totals: Any, threads: int, pool: Any,
-    give_way: int,
+    limit: float, everything: bool, turn: int, norm: Any, eps: float, out: Any, totals: Any,
+    threads: int, pool: Any, give_way: int,
 ) -> int:  # fmt: skip
     """out = f(x rows^T + bias) values + value_bias, on `threads` threads of `pool`.
 
-    Gated: f(x rows^T + bias) * (x factors^T + factor_bias) in place of f(...).
+    Gated: f(x rows^T + bias) * (x factors^T + factor_bias) in place of f(...). With a norm, that
+    normalised.
 
-    The arguments are those of `Layer` and `Rule`, one by one: Numba unpacks a tuple of arrays ten
-    times slower than as many arrays. x, out: (tokens, d_model), both float32 or bfloat16 in uint16.
-    max_norm: the largest norm among rows and factors. totals: (2,) int64; the numbers of active
-    neurons and of candidates are added to it. limit > 1: never give up. give_way: `turns.YIELD`.
+    The arguments are those of `Layer`, `Rule` and `Norm`, one by one: Numba unpacks a tuple of
+    arrays ten times slower than as many arrays. x, out: (tokens, d_model), both float32 or bfloat16
+    in uint16. max_norm: the largest norm among rows and factors. totals: (2,) int64; the numbers of
+    active neurons and of candidates are added to it. limit > 1: never give up. give_way:
+    `turns.YIELD`.
 
-    Gives DONE; DENSE, `out` unwritten, if the first neurons, or most blocks, have more candidates;
-    STALE if the weights are not those that were sketched.
+    Gives DONE; DENSE, `out` unwritten, if the first neurons, or most blocks, have more candidates or
+    the norm's weights are not finite; STALE if the weights are not those that were sketched.
     """
     layer = Layer(
         q, scale, radius, own_norm, row_sum, rows, bias, factors, factor_bias, values, value_bias,
@@ -267,7 +273,8 @@ def run(
     tokens = Tokens(*take_tokens(x, q.shape[1] * QUAD, max_norm, in_integers))
     room = _room(x.shape[0], rows.shape[0], q.shape[0] * GROUP, x.shape[1], threads)
     verdict = np.zeros(3, np.int64)
-    spread(_work, pool, threads, (tokens, layer, rule, Scratch(*room), verdict, out, give_way))
+    arguments = (tokens, layer, rule, Norm(norm, eps), Scratch(*room), verdict, out, give_way)
+    spread(_work, pool, threads, arguments)
     if verdict[0] == DONE:
         totals += verdict[1:]
     return int(verdict[0])

@@ -5,6 +5,7 @@ import math
 import torch
 from torch import Tensor, nn
 
+from reluctant.neurons import eps_of
 from reluctant.surgery.site import Site
 
 # Tokens looked at in one comparison, neurons in one piece: bounds time and memory at any size.
@@ -58,9 +59,8 @@ def _slack(site: Site, x: Tensor) -> Tensor:
     unit = min(info.eps, torch.finfo(torch.float32).eps)
     products = torch.backends.mkldnn.matmul  # type: ignore[attr-defined]
     short = _SHORT.get(products.fp32_precision, 0.0)
-    bias = 0.0 if site.down.bias is None else site.down.bias.double()
-    y = x.new_zeros(x.shape) + bias
-    variance = unit**2 * site.d_ff * y**2
+    y, variance = x.new_zeros(x.shape), x.new_zeros(x.shape)
+    squares, loose = x.new_zeros(len(x), 1), x.new_zeros(len(x), 1)
     for start in range(0, site.d_ff, NEURONS):
         piece = slice(start, start + NEURONS)
         z, z_error = _product(site.gate or site.up, x, piece, short)
@@ -72,10 +72,21 @@ def _slack(site: Site, x: Tensor) -> Tensor:
             u, u_error = _product(site.up, x, piece, short)
             h, h_error = h * u, h_error * (u.abs() + u_error) + h.abs() * u_error
         h_error = h_error + info.eps * h.abs()
+        if site.norm is not None:
+            squares = squares + (h**2).sum(1, keepdim=True)
+            loose = loose + (h_error**2 * h**2).sum(1, keepdim=True)
+            weight: Tensor = site.norm.weight[piece].double()  # type: ignore[index]
+            h, h_error = h * weight, (h_error + 2 * max(info.eps, unit) * h.abs()) * weight.abs()
         values = site.down.weight[:, piece].double().T
         y = y + h @ values
         share = unit**2 * site.d_ff + short**2
         variance = variance + (h_error**2 + share * h**2) @ values**2
+    if site.norm is not None:  # y / sqrt(mean): of both, the errors
+        mean = squares / site.d_ff + eps_of(site.norm)
+        y = y * mean.rsqrt()
+        variance = variance / mean + y**2 * loose / (site.d_ff * mean) ** 2
+    bias = 0.0 if site.down.bias is None else site.down.bias.double()
+    y, variance = y + bias, variance + unit**2 * site.d_ff * bias**2
     relative = info.eps + unit * math.sqrt(site.d_ff)
     return SIGMAS * (variance.sqrt() + relative * y.abs() + info.tiny)
 

@@ -43,6 +43,7 @@ def _examine(module: nn.Module, look: Callable[[nn.Module], Form | None]) -> Sit
             _check_part(part)
         for linear in (form.up, form.down, form.gate):
             _check_linear(linear, form)
+        _check_weights(form.norm, form)
         return _site(module, form)
     except Unfit as unfit:
         if form is not None:
@@ -99,6 +100,16 @@ def _check_linear(part: nn.Module | None, form: Form) -> None:
             "weights are not served: merge or remove that first)",
             refused=True,
         )
+    _check_weights(part, form)
+    up = form.up
+    if not (fits(up, part) if part is form.down else sizes(up) == sizes(part)):
+        raise Unfit(f"the sizes of {name} do not fit those of the first Linear", refused=True)
+
+
+def _check_weights(part: nn.Module | None, form: Form) -> None:
+    if part is None:
+        return
+    name = form.name(part)
     first = form.up._parameters.get("weight")
     weights = [("weight", part._parameters.get("weight")), ("bias", part._parameters.get("bias"))]
     for what, weight in weights:
@@ -121,9 +132,6 @@ def _check_linear(part: nn.Module | None, form: Form) -> None:
                 f"mixed dtypes: {name}.{what} is {weight.dtype}, the first weight {first.dtype}",
                 refused=True,
             )
-    up = form.up
-    if not (fits(up, part) if part is form.down else sizes(up) == sizes(part)):
-        raise Unfit(f"the sizes of {name} do not fit those of the first Linear", refused=True)
 
 
 def _site(module: nn.Module, form: Form) -> Site:
@@ -134,7 +142,8 @@ def _site(module: nn.Module, form: Form) -> Site:
     if known:
         activation = identify(form.live) if form.live is not None else None
     else:
-        proof = prove(module, [up, down] if gate is None else [up, gate, down], form.live)
+        linears = [up, down] if gate is None else [up, gate, down]
+        proof = prove(module, linears, form.live, form.norm)
         up, down, gate, activation = proof.up, proof.down, proof.gate, proof.activation
         trains, leading = proof.trains, proof.leading
     linear = activation is not None and activation.name == "identity"
@@ -168,6 +177,7 @@ def _site(module: nn.Module, form: Form) -> Site:
         leading=leading,
         dropouts=dropouts,
         scalars=scalars,
+        norm=form.norm,
     )
 
 

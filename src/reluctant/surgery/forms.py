@@ -7,6 +7,7 @@ from torch import nn
 from torch.nn.modules.dropout import _DropoutNd
 
 from reluctant.feedforward import FeedForward
+from reluctant.neurons import is_norm
 from reluctant.surgery.families import INLINE, Row
 from reluctant.surgery.site import Attribute, Part, Unfit, sizes
 
@@ -16,6 +17,7 @@ class Form:
     """What has the form of a feed-forward layer; not yet known to be one.
 
     up, down, gate: its linear maps; in a form that is not `proven` in any order.
+    norm: what may normalise the hidden vector by its root mean square.
     live: the activation as the module holds it, None if there is none to see.
     proven: torch or we wrote the code that calls the parts, so their order is known.
     row: where they lie in a forward that does more; the proof comes later then, from `watch`.
@@ -31,6 +33,7 @@ class Form:
     children: int | None = None
     proven: bool = True
     row: Row | None = None
+    norm: nn.Module | None = None
 
     def name(self, module: nn.Module) -> str:
         return next((part.name for part in self.parts if part.module is module), "gate")
@@ -132,9 +135,11 @@ def _own(module: nn.Module) -> Form | None:
     if not any(fits(a, b) for a in linears for b in linears if a is not b):
         _check_other_forms(module, linears)
         return None
+    norm = _inner_norm(linears, others)
+    others = [other for other in others if other is not norm]
     if len(linears) <= 3 and len(others) <= 1 and not any(_holds_more(o) for o in others):
         live = others[0] if others else None
-        sequential = type(module).forward is nn.Sequential.forward
+        sequential = type(module).forward is nn.Sequential.forward and norm is None
         if sequential and len(linears) == 2:
             wanted = [part for part in (linears[0], live, linears[1]) if part is not None]
             if [p for p in parts.values() if sizes(p) or p is live] != wanted:
@@ -148,6 +153,7 @@ def _own(module: nn.Module) -> Form | None:
                 gate=gate[0] if gate else None,
                 children=len(module._modules),
                 proven=sequential,
+                norm=norm,
             )
     if len(linears) <= 3 and any(_widens(a, b) for a in linears for b in linears):
         _check_inner_norm(linears, others)
@@ -159,11 +165,15 @@ def _own(module: nn.Module) -> Form | None:
     return None
 
 
-def _check_inner_norm(linears: list[nn.Module], others: list[nn.Module]) -> None:
-    """Raise Unfit for a gated layer whose hidden vector is normalised: BitNet's.
+def _inner_norm(linears: list[nn.Module], others: list[nn.Module]) -> nn.Module | None:
+    """What has the form of a root-mean-square norm of all neurons: BitNet's, which keeps zeros."""
+    widths = [size[1] for linear in linears if (size := sizes(linear))]
+    norms = [other for other in others if any(is_norm(other, width) for width in widths)]
+    return norms[0] if len(norms) == 1 else None
 
-    Its zeros stay zeros, but the norm needs all of the vector before the last map has any.
-    """
+
+def _check_inner_norm(linears: list[nn.Module], others: list[nn.Module]) -> None:
+    """Raise Unfit for a gated layer whose hidden vector is normalised in another way."""
     if len(linears) != 3 or not _gated(linears):
         return
     d_model, d_ff = sizes(linears[0]) or (0, 0)

@@ -115,7 +115,8 @@ def _serve(module: nn.Module, site: Site, way: str) -> Seat | Unfit:
     engine, watched = None, list[Watch]()
     try:
         lay_out(site)
-        engine = Engine(site.up, site.down, site.activation, gate=site.gate, way=way)
+        parts = site.up, site.down, site.activation
+        engine = Engine(*parts, gate=site.gate, norm=site.norm, way=way)
         if site.row is not None:
             watched = prove(module, site)
         with still(module):

@@ -1,5 +1,5 @@
 """Proves by behaviour that a forward is down(activation(up(x))), whoever wrote it, or gated:
-down(activation(gate(x)) * up(x)).
+down(activation(gate(x)) * up(x)); either with a root-mean-square norm of what comes to down.
 
 The weights do not matter: hooks put made-up tensors in the place of what the linear maps return, so
 that layers that are zero (as a scale of 1 or a residual branch at initialisation) prove nothing.
@@ -16,6 +16,7 @@ from torch.nn.modules.dropout import _DropoutNd
 
 from reluctant import probe
 from reluctant.activations import Activation, identify
+from reluctant.surgery.norm import normalises
 from reluctant.surgery.site import Unfit, sizes
 from reluctant.surgery.still import same_slope, slope, still
 
@@ -34,10 +35,12 @@ class Proof:
 
 @dataclass(frozen=True, eq=False)
 class _Run:
-    """What a forward handed to the first maps and to down, and what it returned."""
+    """What a forward handed to the first maps, and to down or the norm before it, and what it
+    returned.
+    """
 
     to_first: tuple[list[Tensor], ...]
-    to_down: list[Tensor]
+    hidden: list[Tensor]
     result: object
 
 
@@ -49,13 +52,19 @@ class _Raises(Unfit):
     """The forward does not take this shape, or nothing at all."""
 
 
-def prove(module: nn.Module, linears: list[nn.Module], live: object) -> Proof:
+def prove(
+    module: nn.Module, linears: list[nn.Module], live: object, norm: nn.Module | None = None
+) -> Proof:
     """Show that module(x) computes down(activation(up(x))), gated if there are three maps.
 
     linears: its two or three linear maps, in any order. live: its activation submodule or None.
+    norm: the submodule that what comes to down went through, if any.
     Training flags, random states and attributes of the module are as before afterwards.
     Raises Unfit, with the reason, where that cannot be shown.
     """
+    if norm is not None and not normalises(norm):
+        what = f"a {type(norm).__name__} of all d_ff neurons stands before its last Linear"
+        raise Unfit(f"{what}, which is no root-mean-square norm: not served", refused=True)
     reasons: list[Unfit] = []
     unnamed: list[Proof] = []
     for fires, *up, down in itertools.permutations(linears):
@@ -64,7 +73,7 @@ def prove(module: nn.Module, linears: list[nn.Module], live: object) -> Proof:
             continue
         try:
             with still(module):
-                proof = _Trial(module, fires, up[0] if up else None, down).prove(live)
+                proof = _Trial(module, fires, up[0] if up else None, down, norm).prove(live)
         except Unfit as unfit:
             reasons.append(unfit)
         else:
@@ -81,9 +90,15 @@ class _Trial:
     """One order of the linear maps. fires: what the activation follows; factor: up, if gated."""
 
     def __init__(
-        self, module: nn.Module, fires: nn.Module, factor: nn.Module | None, down: nn.Module
+        self,
+        module: nn.Module,
+        fires: nn.Module,
+        factor: nn.Module | None,
+        down: nn.Module,
+        norm: nn.Module | None,
     ) -> None:
         self.module, self.fires, self.factor, self.down = module, fires, factor, down
+        self.norm = norm
         self.d_model, self.d_ff = sizes(fires) or (0, 0)
         weight = fires.weight
         assert isinstance(weight, Tensor)
@@ -114,10 +129,11 @@ class _Trial:
 
     def _run(self, x: Tensor, z: Tensor, factors: Tensor | None = None) -> _Run:
         """Call the forward with fires(x) replaced by z, in a gated layer up(x) by factors (None:
-        ones), and down(h) by noise: `self.out`.
+        ones), norm(h) by noise, and down(h) by noise: `self.out`.
         """
-        before, to_down = x.detach().clone(), list[Tensor]()
+        before, to_down, to_norm = x.detach().clone(), list[Tensor](), list[Tensor]()
         self.out = self._random(*x.shape).requires_grad_(torch.is_grad_enabled())
+        normed = self._random(*z.shape).requires_grad_(torch.is_grad_enabled())
         firsts = [(self.fires, z)]
         if self.factor is not None:
             firsts.append((self.factor, torch.ones_like(z) if factors is None else factors))
@@ -131,6 +147,8 @@ class _Trial:
             with ExitStack() as hooks:
                 for (part, made_up), seen in zip(firsts, to_first, strict=True):
                     hooks.enter_context(part.register_forward_hook(_replace(made_up, seen)))
+                if self.norm is not None:
+                    hooks.enter_context(self.norm.register_forward_hook(_replace(normed, to_norm)))
                 hooks.enter_context(self.down.register_forward_hook(after_down))
                 result = self.module.forward(x)
         except Exception as error:
@@ -139,11 +157,15 @@ class _Trial:
             raise _Raises(f"its forward(tensor{tuple(x.shape)}) raises {kind}: {text}") from error
         if not torch.equal(x, before):
             raise Unfit("its forward changes its input")
-        return _Run(to_first, to_down, result)
+        if self.norm is None:
+            return _Run(to_first, to_down, result)
+        if len(to_down) != 1 or not _hands_on(normed, to_down[0]):
+            raise Unfit("its last Linear does not get what its norm returns")
+        return _Run(to_first, to_norm, result)
 
     def _compare(self, x: Tensor, run: _Run) -> None:
         count = "two" if self.factor is None else "three"
-        if any(len(seen) != 1 for seen in (*run.to_first, run.to_down)):
+        if any(len(seen) != 1 for seen in (*run.to_first, run.hidden)):
             raise Unfit(f"its forward does not call each of its {count} Linear layers once")
         if not all(_same(seen[0], x) for seen in run.to_first):
             raise Unfit("its first Linear does not get the input as it came")
@@ -157,7 +179,7 @@ class _Trial:
         activation = identify(live) if live is not None else None
         z = self._wide_z(leading)
         x = self._random(*z.shape[:-1], self.d_model)
-        h = self._run(x, z).to_down[0]
+        h = self._run(x, z).hidden[0]
         if activation is None or not _agrees(activation, z, h):
             activation = identify(self._between(leading))
         if activation is not None and not _agrees(activation, z, h):
@@ -169,7 +191,7 @@ class _Trial:
     def _multiplies(self, activation: Activation, x: Tensor, leading: int) -> bool:
         """Whether what goes to down is the activation's result times up's, whatever that is."""
         z, factors = 4 * self._random(*x.shape[:-1], self.d_ff), self._wide_z(leading)
-        h = self._run(x, z, factors).to_down[0]
+        h = self._run(x, z, factors).hidden[0]
         fired = activation(z)
         ours = fired * factors
         scale = 8 * torch.finfo(z.dtype).eps * (fired.abs() + z.abs()) * factors.abs()
@@ -187,7 +209,9 @@ class _Trial:
         return torch.where(rare, z * scale, z).to(self.dtype)
 
     def _between(self, leading: int) -> Callable[[Tensor], Tensor]:
-        """Return the forward, from what up returns to what down gets, as a function of one row."""
+        """Return the forward, from what up returns to what down, or the norm, gets, as a function
+        of one row.
+        """
         d_model, d_ff = self.d_model, self.d_ff
 
         def between(z: Tensor) -> Tensor:
@@ -207,7 +231,8 @@ class _Trial:
                 hooks.enter_context(self.fires.register_forward_hook(replace))
                 if self.factor is not None:
                     hooks.enter_context(self.factor.register_forward_hook(_replace(ones)))
-                hooks.enter_context(self.down.register_forward_pre_hook(catch))
+                last = self.down if self.norm is None else self.norm
+                hooks.enter_context(last.register_forward_pre_hook(catch))
                 self.module.forward(self._random(*shape, d_model))
             return seen[0].reshape(-1)[: z.numel()]
 
@@ -228,7 +253,7 @@ class _Trial:
         if not all(_passes(x, seen[0]) for seen in run.to_first):
             return False
         if self.factor is not None and activation is not None:
-            h = run.to_down[0]
+            h = run.hidden[0]
             passed = slope(h, factors)
             if passed is None or not _agrees(activation, z, passed):
                 return False
@@ -248,7 +273,7 @@ class _Trial:
             self._compare(x, run)
         except Unfit:
             return False
-        return _agrees(activation, z, run.to_down[0])
+        return _agrees(activation, z, run.hidden[0])
 
     def _random(self, *shape: int) -> Tensor:
         noise = torch.randn(shape, generator=self.generator, dtype=torch.float64, device="cpu")
@@ -279,6 +304,10 @@ def _agrees(activation: Activation, z: Tensor, h: Tensor) -> bool:
     if activation.zero_below is not None:
         same &= (h == 0) | ~(z <= activation.zero_below)
     return bool(same.all())
+
+
+def _hands_on(made_up: Tensor, got: Tensor) -> bool:
+    return _same(made_up, got) and not (torch.is_grad_enabled() and not _passes(made_up, got))
 
 
 def _passes(leaf: Tensor, reached: Tensor) -> bool:

@@ -49,7 +49,7 @@ class Site:
     """What a module's feed-forward layer consists of, and what each call relies on.
 
     method: the method of the module that computes it.
-    up, down, gate: its linear maps, as the engine sees them.
+    up, down, gate: its linear maps, as the engine sees them. norm: what stands before down, if any.
     live: the activation as the module holds it (inline layers).
     row: where the parts are if the method does more than the layer, None if it is the layer.
     children: how many submodules the module has altogether; None if others do not matter.
@@ -75,6 +75,7 @@ class Site:
     leading: int = 2
     dropouts: tuple[_DropoutNd, ...] = ()
     scalars: tuple[tuple[nn.Module | None, str], ...] = ()
+    norm: nn.Module | None = None
 
     @property
     def d_model(self) -> int:
@@ -135,10 +136,10 @@ class Site:
         """Whether x and the weights as they are now go together, in the plain way."""
         if type(x) is not Tensor:  # subclasses and tracers want to see the plain operations
             return False
-        for linear in (self.up, self.down, self.gate):
-            if linear is None:
+        for part in (self.up, self.down, self.gate, self.norm):
+            if part is None:
                 continue
-            weight = raw(linear)._parameters.get("weight")
+            weight = raw(part)._parameters.get("weight")
             # not pruned, quantised in place, in a functional_call ...
             if type(weight) is not nn.Parameter or weight.dtype != x.dtype:
                 return False
@@ -169,6 +170,6 @@ def as_linear(module: nn.Module) -> nn.Linear:
     return module if isinstance(module, nn.Linear) else Transposed(module)
 
 
-def raw(linear: nn.Linear) -> nn.Module:
+def raw(part: nn.Module) -> nn.Module:
     """The module that the model holds: undoes `as_linear`."""
-    return linear.conv if isinstance(linear, Transposed) else linear
+    return part.conv if isinstance(part, Transposed) else part
