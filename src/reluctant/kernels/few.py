@@ -257,8 +257,8 @@ def run(
     active neurons and of candidates are added to it. limit > 1: never give up. give_way:
     `turns.YIELD`.
 
-    Gives DONE; DENSE, `out` unwritten, if the first neurons, or most blocks, have more candidates or
-    the norm's weights are not finite; STALE if the weights are not those that were sketched.
+    Gives DONE; DENSE, `out` unwritten, if the first neurons, or most blocks, have more candidates,
+    or the norm's weights are not finite; STALE if the weights are not those that were sketched.
     """
     layer = Layer(
         q, scale, radius, own_norm, row_sum, rows, bias, factors, factor_bias, values, value_bias,
