@@ -221,9 +221,10 @@ class Embeddings(nn.Module):
     def __init__(self) -> None:
         super().__init__()
         self.first, self.positions = (nn.Parameter(torch.ones(1, n, D)) for n in (1, 9))
+        self.scale, self.shift = (nn.Parameter(torch.ones(D, 1, 1)) for _ in range(2))
 
     def forward(self, x: Tensor) -> Tensor:
-        return F.relu(x + self.positions + self.first)
+        return F.relu(x + self.positions + self.first) * self.scale + self.shift
 
 
 NAMED: dict[str, tuple[nn.Module, str]] = {
