@@ -257,7 +257,7 @@ FAMILIES = [
         _PLAIN | _ENDS | {"context_length": 64},
         0,
         refused=2,
-        reason="a feed-forward (key, value) stands inside a forward that does more",
+        reason="does more, which is not looked into (key, value;",
     ),
     Family(
         "TimesFmModelForPrediction",
@@ -273,7 +273,7 @@ FAMILIES = [
         },
         0,
         refused=2,
-        reason="a feed-forward (gate_proj, down_proj) stands inside a forward that does more",
+        reason="does more, which is not looked into (gate_proj, down_proj;",
         inputs=_series,
     ),
     Family(
@@ -326,7 +326,7 @@ FAMILIES = [
         _DETR,
         4,
         refused=1,
-        reason="(0, 1) stands inside",  # its query_scale, two maps in a list
+        reason="(0, 1; its parts",  # its query_scale, two maps in a list
         inputs=_image,
         subconfigs=_LAST,
     ),

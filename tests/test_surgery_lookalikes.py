@@ -217,6 +217,18 @@ class Attention(nn.Module):
         return self.out(self.query(x).softmax(-1).sigmoid())
 
 
+class Pooled(nn.Module):
+    """ALBERT's: a map into the model and one out of it, with all of the model in between."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.embed = nn.Sequential(nn.Linear(D, D), nn.Dropout())
+        self.pool, self.pooler_activation = nn.Linear(D, D), nn.Tanh()
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.pooler_activation(self.pool(self.embed(x)))
+
+
 class Embeddings(nn.Module):
     def __init__(self) -> None:
         super().__init__()
@@ -228,11 +240,14 @@ class Embeddings(nn.Module):
 
 
 NAMED: dict[str, tuple[nn.Module, str]] = {
-    "beside attention": (Whole(), "(first, second) stands inside a forward that does more"),
-    "in a method": (Method(), "(first, second) stands inside"),
-    "no wider": (Narrow(), "(first, second) stands inside"),
-    "in a list": (Listed(), "(0, 1) stands inside"),
-    "siblings": (Siblings(), "(one.0, two.0) stands inside"),
+    "beside attention": (
+        Whole(),
+        "stands inside a forward that does more, which is not looked into (first, second;",
+    ),
+    "in a method": (Method(), "(first, second; its parts"),
+    "no wider": (Narrow(), "(first, second; its parts"),
+    "in a list": (Listed(), "(0, 1; its parts"),
+    "siblings": (Siblings(), "(one.0, two.0; its parts"),
     "norm before": (
         nn.Sequential(nn.LayerNorm(D), nn.Linear(D, D_FF), nn.ReLU(), nn.Linear(D_FF, D)),
         "parts: LayerNorm, Linear, ReLU, Linear",
@@ -267,6 +282,7 @@ def test_a_layer_in_a_form_that_is_not_served_is_named(form: str) -> None:
     [
         Attention(),
         Embeddings(),
+        Pooled(),
         Mixture(),
         parametrizations.weight_norm(nn.Conv1d(D, D_FF, 3)),
         nn.ModuleList([nn.Linear(D, D_FF), nn.ReLU(), nn.Linear(D_FF, D)]),

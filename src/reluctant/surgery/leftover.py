@@ -59,12 +59,13 @@ def leftover(module: nn.Module) -> None:
         if fused:
             raise _unfit(down, "key and gate are one Linear (d_model, 2 d_ff): not served")
         widens = up.d_out > up.d_in
-        if (fires and (widens or len(linears) == 2)) or (widens and ours and len(linears) <= 3):
+        narrow = ours and len(linears) == 2  # no wider than the model: TimesFM's
+        if (fires and (widens or narrow)) or (widens and ours and len(linears) <= 3):
             parts = ", ".join(type(part).__name__ for part in module.children())
             raise _unfit(
                 down,
-                f"a feed-forward ({up.name}, {down.name}) stands inside a forward that does more, "
-                f"which is not looked into (its parts: {parts})",
+                "a feed-forward stands inside a forward that does more, which is not looked into "
+                f"({up.name}, {down.name}; its parts: {parts})",
                 refused=fires,
             )
 
