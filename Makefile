@@ -4,7 +4,7 @@ BIN := .venv/bin
 STAMP := .venv/.installed
 PIP := $(BIN)/python -m pip --disable-pip-version-check
 
-.PHONY: demo minilm test check bench plot clean
+.PHONY: demo minilm test check bench families plot clean
 
 demo: $(STAMP)
 	$(BIN)/reluctant demo

@@ -70,6 +70,11 @@ def _moves(seed: int, tokens: int) -> dict[str, Tensor]:
     }
 
 
+def _series(seed: int, tokens: int) -> dict[str, Any]:
+    generator = torch.Generator().manual_seed(seed)
+    return {"past_values": list(torch.randn(2, 8 * (1 + tokens // 4), generator=generator))}
+
+
 @dataclass(frozen=True)
 class Family:
     """A class of transformers with a tiny config, and what surgery is to do with it.
@@ -121,6 +126,23 @@ FAMILIES = [
         _BART | {"num_experts": 2, "encoder_sparse_step": 2, "decoder_sparse_step": 2},
         6,
         inputs=_both,
+    ),
+    Family(
+        "NemotronHForCausalLM",
+        _PLAIN
+        | _KV
+        | _ENDS
+        | {
+            "layers_block_type": ["mlp", "full_attention", "moe"],
+            "n_routed_experts": 2,
+            "num_experts_per_tok": 1,
+            "moe_intermediate_size": D_FF,
+            "moe_shared_expert_intermediate_size": D_FF,
+        },
+        2,
+        "relu2",
+        refused=1,
+        reason="3-d parameters (up_proj, down_proj)",
     ),
     Family(
         "FSMTForConditionalGeneration",
@@ -228,9 +250,84 @@ FAMILIES = [
     Family("Jais2ForCausalLM", _PLAIN | _KV | _ENDS, 2, "relu2"),
     Family("NanoChatForCausalLM", _PLAIN | _KV | _ENDS, 2, "relu2"),
     Family("BitNetForCausalLM", _PLAIN | _KV | _ENDS, 2, "relu2"),
+    Family(
+        "RwkvForCausalLM",
+        _PLAIN | _ENDS | {"context_length": 64},
+        0,
+        refused=2,
+        reason="does more, which is not looked into (key, value;",
+    ),
+    Family(
+        "TimesFmModelForPrediction",
+        {
+            "patch_length": 8,
+            "context_length": 32,
+            "horizon_length": 8,
+            "num_hidden_layers": 2,
+            "hidden_size": D,
+            "intermediate_size": D,  # as in the published one: no wider than the model
+            "head_dim": 16,
+            "num_attention_heads": 2,
+        },
+        0,
+        refused=2,
+        reason="does more, which is not looked into (gate_proj, down_proj;",
+        inputs=_series,
+    ),
+    Family(
+        "CTRLLMHeadModel",
+        _ENDS
+        | {
+            "vocab_size": VOCABULARY,
+            "n_embd": D,
+            "dff": D_FF,
+            "n_layer": 2,
+            "n_head": 2,
+            "n_positions": 64,
+        },
+        2,
+    ),
+    Family(
+        "XLMWithLMHeadModel",
+        _ENDS
+        | {
+            "vocab_size": VOCABULARY,
+            "emb_dim": D,
+            "n_layers": 2,
+            "n_heads": 2,
+            "max_position_embeddings": 64,
+            "gelu_activation": False,
+            "pad_index": 1,
+            "mask_token_id": 3,
+            "lang_id": 0,
+        },
+        2,
+    ),
+    Family(
+        "Phi3ForCausalLM",
+        _PLAIN | _KV | _ENDS | {"hidden_act": "relu"},
+        0,
+        refused=2,
+        reason="key and gate are one Linear",
+    ),
+    Family(
+        "GlmForCausalLM",
+        _PLAIN | _KV | _ENDS | {"hidden_act": "relu"},
+        0,
+        refused=2,
+        reason="key and gate are one Linear",
+    ),
     Family("DetrForObjectDetection", _DETR, 4, inputs=_image, subconfigs=_LAST),
     Family("TableTransformerForObjectDetection", _DETR, 4, inputs=_image, subconfigs=_LAST),
-    Family("ConditionalDetrForObjectDetection", _DETR, 4, inputs=_image, subconfigs=_LAST),
+    Family(
+        "ConditionalDetrForObjectDetection",
+        _DETR,
+        4,
+        refused=1,
+        reason="(0, 1; its parts",  # its query_scale, two maps in a list
+        inputs=_image,
+        subconfigs=_LAST,
+    ),
     Family("DeformableDetrForObjectDetection", _DETR, 4, inputs=_image, subconfigs=_BACKBONE),
     Family(
         "RTDetrForObjectDetection",

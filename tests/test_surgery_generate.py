@@ -77,3 +77,26 @@ def test_bfloat16_up_to_ties(name: str) -> None:
             logits = twin(**inputs).logits[row, -1].float()
         gap = logits[theirs[row, at]] - logits[ours[row, at]]
         assert gap.abs() <= 4 * torch.finfo(torch.bfloat16).eps * logits.abs().max()
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_under_autocast_the_original_writes(name: str) -> None:
+    model = BY_NAME[name].build()
+    twin = copy.deepcopy(model)
+    report = reluctant.optimize(model)
+    with torch.autocast("cpu", torch.bfloat16):
+        assert torch.equal(written(model, 3), written(twin, 3))
+    assert not any(sum(entry.engine.calls.values()) for entry in report.swapped if entry.engine)
+
+
+def test_compiled_forward() -> None:
+    """The engine's calls stay in the one graph; tokens are those of the model as it was."""
+    model: Any = BY_NAME["OPTForCausalLM"].build()
+    twin = copy.deepcopy(model)
+    report = reluctant.optimize(model)
+    model.forward = torch.compile(model.forward, backend="aot_eager", fullgraph=True)
+    try:
+        assert torch.equal(written(model, 3), written(twin, 3))
+    finally:
+        torch.compiler.reset()
+    assert all(sum(e.engine.calls.values()) >= 6 for e in report.swapped if e.engine)

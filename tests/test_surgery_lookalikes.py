@@ -30,12 +30,6 @@ LOOK_ALIKES: dict[str, nn.Module] = {
     "no activation": nn.Sequential(nn.Linear(D, 4), nn.Linear(4, D)),
     "no activation between": Odd(lambda z: z),
     "not in the order": nn.Sequential(nn.ReLU(), nn.Linear(D, D_FF), nn.Linear(D_FF, D)),
-    "parts: Linear, ReLU, LayerNorm, Linear": nn.Sequential(
-        nn.Linear(D, D_FF), nn.ReLU(), nn.LayerNorm(D_FF), nn.Linear(D_FF, D)
-    ),
-    "parts: Linear, Linear, Linear, ReLU": nn.Sequential(
-        nn.Linear(D, D_FF), nn.Linear(D_FF, D), nn.Linear(D, D_FF), nn.ReLU()
-    ),
 }
 
 
@@ -126,6 +120,180 @@ def test_other_gradients_are_another_layer(layer: nn.Module, zero: bool) -> None
     assert [entry.name for entry in report.swapped] == ["yes"]
     (entry,) = report.refused + report.untouched
     assert "gradient" in entry.reason
+
+
+class Whole(nn.Module):
+    """A Transformer layer with all its maps in one module, without an activation to be seen."""
+
+    def __init__(self, heads: int = D) -> None:
+        super().__init__()
+        self.query, self.out = nn.Linear(D, heads), nn.Linear(heads, D)
+        self.key, self.value = nn.Linear(D, D // 2), nn.Linear(D, D // 2)
+        self.first, self.second = nn.Linear(D, D_FF), nn.Linear(D_FF, D)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x + self.second(F.relu(self.first(x + self.out(self.query(x)))))
+
+
+class Method(Whole):
+    def forward(self, x: Tensor) -> Tensor:
+        return x + self.between(x)
+
+    def between(self, x: Tensor) -> Tensor:
+        return self.second(torch.square(self.first(x).relu()))
+
+
+class Narrow(nn.Module):
+    """TimesFM's: as many neurons as the model is wide."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.norm, self.first, self.second = nn.LayerNorm(D), nn.Linear(D, D), nn.Linear(D, D)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x + self.second(F.relu(self.first(self.norm(x))))
+
+
+class Listed(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.layers = nn.ModuleList([nn.Linear(D, D_FF), nn.Linear(D_FF, D)])
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.layers[1](torch.relu(self.layers[0](x)))
+
+
+class Siblings(nn.Module):
+    """BERT's two modules under names that the table does not have."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.one = nn.Sequential(nn.Linear(D, D_FF), nn.ReLU())
+        self.two = nn.Sequential(nn.Linear(D_FF, D), nn.Dropout())
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x + self.two(self.one(x))
+
+
+class Fused(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.both, self.down = nn.Linear(D, 2 * D_FF), nn.Linear(D_FF, D)
+
+    def forward(self, x: Tensor) -> Tensor:
+        gate, up = self.both(x).chunk(2, -1)
+        return self.down(F.relu(gate) * up)
+
+
+class Experts(nn.Module):
+    def __init__(self, *shape: int) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.ones(shape))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x @ self.weight
+
+
+class Mixture(nn.Module):
+    """JetMoe's: one 3-d parameter in each of two siblings."""
+
+    def __init__(self, act: nn.Module | None = None) -> None:
+        super().__init__()
+        self.ins, self.outs, self.act = Experts(4, D, 2 * D_FF), Experts(4, D_FF, D), act
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.outs(x)
+
+
+class Attention(nn.Module):
+    """More heads than the model is wide; a query, keys and an output that could be a layer's."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.query, self.out = nn.Linear(D, D_FF), nn.Linear(D_FF, D)
+        self.key, self.value = nn.Linear(D, D), nn.Linear(D, D)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.out(self.query(x).softmax(-1).sigmoid())
+
+
+class Pooled(nn.Module):
+    """ALBERT's: a map into the model and one out of it, with all of the model in between."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.embed = nn.Sequential(nn.Linear(D, D), nn.Dropout())
+        self.pool, self.pooler_activation = nn.Linear(D, D), nn.Tanh()
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.pooler_activation(self.pool(self.embed(x)))
+
+
+class Embeddings(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.positions = (nn.Parameter(torch.ones(1, n, D)) for n in (1, 9))
+        self.scale, self.shift = (nn.Parameter(torch.ones(D, 1, 1)) for _ in range(2))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.relu(x + self.positions + self.first) * self.scale + self.shift
+
+
+NAMED: dict[str, tuple[nn.Module, str]] = {
+    "beside attention": (
+        Whole(),
+        "stands inside a forward that does more, which is not looked into (first, second;",
+    ),
+    "in a method": (Method(), "(first, second; its parts"),
+    "no wider": (Narrow(), "(first, second; its parts"),
+    "in a list": (Listed(), "(0, 1; its parts"),
+    "siblings": (Siblings(), "(one.0, two.0; its parts"),
+    "norm before": (
+        nn.Sequential(nn.LayerNorm(D), nn.Linear(D, D_FF), nn.ReLU(), nn.Linear(D_FF, D)),
+        "parts: LayerNorm, Linear, ReLU, Linear",
+    ),
+    "norm between": (
+        nn.Sequential(nn.Linear(D, D_FF), nn.ReLU(), nn.LayerNorm(D_FF), nn.Linear(D_FF, D)),
+        "parts: Linear, ReLU, LayerNorm, Linear",
+    ),
+    "fused": (Fused(), "key and gate are one Linear"),
+    "experts": (Mixture(nn.ReLU()), "3-d parameters (ins.weight, outs.weight)"),
+}
+
+
+@pytest.mark.parametrize("form", NAMED)
+def test_a_layer_in_a_form_that_is_not_served_is_named(form: str) -> None:
+    layer, reason = NAMED[form]
+    layer = layer.eval()
+    model = nn.ModuleDict({"layer": layer, "other": Attention()})
+    held = dict(layer.__dict__)
+    report = optimize(model)
+    assert not report.swapped
+    (entry,) = report.refused
+    assert entry.name == "layer"
+    assert reason in entry.reason
+    assert entry.d_model == D
+    assert entry.d_ff == (D if form == "no wider" else D_FF)
+    assert layer.__dict__ == held
+
+
+@pytest.mark.parametrize(
+    "other",
+    [
+        Attention(),
+        Embeddings(),
+        Pooled(),
+        Mixture(),
+        parametrizations.weight_norm(nn.Conv1d(D, D_FF, 3)),
+        nn.ModuleList([nn.Linear(D, D_FF), nn.ReLU(), nn.Linear(D_FF, D)]),
+    ],
+    ids=lambda other: type(other).__name__,
+)
+def test_attention_embeddings_and_convolutions_are_not_named(other: nn.Module) -> None:
+    report = optimize(nn.ModuleDict({"other": other, "yes": FeedForward(D, D_FF)}))
+    assert [entry.name for entry in report.swapped] == ["yes"]
+    assert not report.refused
+    assert not report.untouched
 
 
 class Final(type(nn.Module)):

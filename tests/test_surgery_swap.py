@@ -205,6 +205,32 @@ def test_layers_that_share_their_maps() -> None:
     check_same(model, twin)
 
 
+def test_layers_that_share_weights() -> None:
+    """Parameters of several Linear layers, and of one layer's two maps."""
+    one, two = Own(), Own()
+    two.up.weight, two.down.weight = one.up.weight, one.down.weight
+    tied = nn.Sequential(nn.Linear(D, D), nn.ReLU(), nn.Linear(D, D))
+    tied[2].weight = tied[0].weight
+    model = nn.Sequential(one, nn.ReLU(), two, tied).eval()
+    twin = copy.deepcopy(model)
+    strides = [p.stride() for p in model.parameters()]
+    for way in ("few", "many", "dense"):
+        report = optimize(model, way=way)
+        assert len(report.swapped) + len(report.refused) == 3
+        check_same(model, twin)
+    assert len(report.swapped) >= 2
+    assert two.down.weight is one.down.weight
+    assert tied[2].weight is tied[0].weight
+    with torch.no_grad():
+        for each in (model, twin):
+            each[0].up.weight.mul_(1.5)
+            each[3][0].weight.mul_(1.5)
+    check_same(model, twin)
+    assert restore(model) == len(report.swapped)
+    assert [p.stride() for p in model.parameters()] == strides
+    check_same(model, twin)
+
+
 def test_refresh_after_a_write_behind_torch() -> None:
     model, twin, _ = model_pair()
     check_same(model, twin)

@@ -9,6 +9,7 @@ from torch.nn.modules.dropout import _DropoutNd
 from reluctant.activations import Activation, identify
 from reluctant.feedforward import FeedForward
 from reluctant.surgery.forms import Form, fits, inside, whole
+from reluctant.surgery.leftover import leftover
 from reluctant.surgery.prove import prove
 from reluctant.surgery.site import Part, Site, Unfit, as_linear, is_conv1d, sizes
 from reluctant.surgery.still import same_slope
@@ -29,7 +30,7 @@ def examine(module: nn.Module) -> Site | Unfit | None:
     found = _examine(module, whole)
     if found is None or (isinstance(found, Unfit) and not found.refused):
         found = _examine(module, inside) or found
-    return found
+    return found or _examine(module, leftover)
 
 
 def _examine(module: nn.Module, look: Callable[[nn.Module], Form | None]) -> Site | Unfit | None:

@@ -133,7 +133,6 @@ def _own(module: nn.Module) -> Form | None:
         if sizes(part) is None and not isinstance(part, _DropoutNd | nn.Identity)
     )
     if not any(fits(a, b) for a in linears for b in linears if a is not b):
-        _check_other_forms(module, linears)
         return None
     norm = _inner_norm(linears, others)
     others = [other for other in others if other is not norm]
@@ -157,11 +156,6 @@ def _own(module: nn.Module) -> Form | None:
             )
     if len(linears) <= 3 and any(_widens(a, b) for a in linears for b in linears):
         _check_inner_norm(linears, others)
-        kinds = ", ".join(type(part).__name__ for part in parts.values())
-        raise Unfit(
-            "a feed-forward stands inside a forward that does more, which is not looked into (its "
-            f"parts: {kinds})"
-        )
     return None
 
 
@@ -187,22 +181,6 @@ def _check_inner_norm(linears: list[nn.Module], others: list[nn.Module]) -> None
             )
             unfit.d_model, unfit.d_ff = d_model, d_ff
             raise unfit
-
-
-def _check_other_forms(module: nn.Module, linears: list[nn.Module]) -> None:
-    """Raise Unfit for what is a feed-forward layer in a form that no engine takes."""
-    pairs = [(sizes(a), sizes(b)) for a in linears for b in linears if a is not b]
-    if len(linears) == 2 and any(a and b and a == (b[1], 2 * b[0]) for a, b in pairs):
-        raise Unfit("key and gate are one Linear (d_model, 2 d_ff): not served", refused=True)
-    cubes = [
-        name for name, part in module._parameters.items() if part is not None and part.ndim == 3
-    ]
-    if len(cubes) >= 2:
-        raise Unfit(
-            f"holds the weights of several layers as 3-d parameters ({', '.join(cubes)}), as "
-            "mixtures of experts do: not served",
-            refused=True,
-        )
 
 
 def _distinct(modules: Iterable[nn.Module]) -> list[nn.Module]:
