@@ -16,6 +16,7 @@ from pathlib import Path
 from statistics import NormalDist
 from typing import Annotated, Any
 
+import numpy as np
 import torch
 import typer
 from rich.console import Console
@@ -27,7 +28,10 @@ from reluctant import ways
 from reluctant.bench import layer as drawn
 from reluctant.engine import Engine
 from reluctant.files import write_json
+from reluctant.kernels import screened
+from reluctant.kernels.team import POOL
 from reluctant.machine import cpu_model, versions
+from reluctant.prepared import prepare
 from reluctant.timing import interleaved
 from reluctant.ways import NEVER_ABOVE, Limits
 
@@ -55,7 +59,8 @@ ROTATED_BYTES = 2**28  # the layers of a cell together: more than the caches of 
 class Cell:
     """One measured cell.
 
-    seconds: by way ("... in vain": a try that gives up, then the dense way), and "auto" as the
+    candidates, screened: the share of candidates that 16 bits of x leave (few tokens), and 8
+    (many). seconds: by way ("... in vain": a try that gives up, then the dense way), and "auto" as the
     limits in use choose.
     """
 
@@ -64,6 +69,7 @@ class Cell:
     tokens: int
     density: float
     candidates: float
+    screened: float
     seconds: dict[str, float]
 
     @property
@@ -129,7 +135,19 @@ def _cell(
             seconds = timed(rounds=5 * rounds)
         counted = engines[0].census(torch.cat(inputs)[:64])
     candidates = counted.candidates / (counted.tokens * d_ff)
-    return Cell(dtype, size, tokens, density, candidates, seconds)
+    left = _screened(engines[0], torch.cat(inputs)[:64]) if dtype == "float32" else 0.0
+    return Cell(dtype, size, tokens, density, candidates, left, seconds)
+
+
+def _screened(engine: Engine, x: torch.Tensor) -> float:
+    """The share of candidates that x in bytes leaves."""
+    ready = prepare(engine.neurons, engine.activation, None, with_sketch=True)
+    totals, out = np.zeros(2, np.int64), np.empty(x.shape, np.float32)
+    if not ready.screened:
+        return 0.0
+    rest = NEVER_ABOVE, False, 0, out, totals, 1, POOL
+    screened.run(x.numpy(), *ready.screened, *rest)
+    return float(totals[1]) / (x.shape[0] * engine.neurons.d_ff)
 
 
 def limits_of(cells: list[Cell]) -> Limits:
@@ -138,17 +156,20 @@ def limits_of(cells: list[Cell]) -> Limits:
     Of all limits between the cells' shares those with the least regret, squared: bad cells count
     most. A way that gives up costs what it cost to try.
 
+    >>> others = {"dense": 2.0, "few in vain": 2.1}
     >>> cells = [
-    ...     Cell("float32", 1, 1, p, p, {"few": f, "dense": 2.0, "auto": 2.0, "few in vain": 2.1})
-    ...     for p, f in ((0.1, 1.0), (0.2, 1.5), (0.3, 2.5))
+    ...     Cell("float32", 1, 1, p, p, p, others | {"few": seconds})
+    ...     for p, seconds in ((0.1, 1.0), (0.2, 1.5), (0.3, 2.5))
     ... ]
     >>> limits_of(cells)
     Limits(few=0.25, screen=0.0, many=0.0)
     """
-    candidates = _between([c.candidates for c in cells])
-    active = _between([c.density for c in cells])
-    offered = [shares if way in cells[0].seconds else [0.0] for way, shares in
-               (("few", candidates), ("screen", candidates), ("many", active))]  # fmt: skip
+    shares = {
+        "few": [c.candidates for c in cells],
+        "screen": [c.screened for c in cells],
+        "many": [c.density for c in cells],
+    }
+    offered = [_between(s) if way in cells[0].seconds else [0.0] for way, s in shares.items()]
 
     def regret(limits: Limits) -> float:
         return sum((_expected(c, limits) / c.best - 1) ** 2 for c in cells)
@@ -171,7 +192,7 @@ def _expected(cell: Cell, limits: Limits) -> float:
             return t["few"]
         spent += t["few in vain"] - t["dense"]
     if limits.screen > limits.few:
-        if cell.candidates <= limits.screen:
+        if cell.screened <= limits.screen:
             return spent + t["screen"]
         spent += t["screen in vain"] - t["dense"]
     if limits.many:

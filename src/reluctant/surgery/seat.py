@@ -5,6 +5,7 @@ from typing import Any
 
 import torch
 from torch import nn
+from torch.autograd import forward_ad
 from torch.nn.modules.module import _has_any_global_hook
 
 from reluctant.engine import Engine
@@ -68,15 +69,23 @@ class Seat:
         )
 
 
+# Bound here, as they are called on every call.
+_is_compiling = torch.compiler.is_compiling
+_transforms = torch._C._are_functorch_transforms_active
+_dispatched = torch._C._len_torch_dispatch_stack
+_traces = torch._C._is_tracing
+_casts = torch.is_autocast_enabled
+
+
 def _is_watched() -> bool:
     """Whether something transforms, exports or counts operations, which an engine would hide."""
-    if torch.compiler.is_compiling():
+    if _is_compiling():
         return torch.compiler.is_exporting()  # exported programs run without this library
     return (
-        torch._C._are_functorch_transforms_active()
-        or torch._C._len_torch_dispatch_stack() > 0
-        or torch._C._is_tracing()
-        or torch.is_autocast_enabled("cpu")
-        or torch.autograd.forward_ad._current_level >= 0
+        _transforms()
+        or _dispatched() > 0
+        or _traces()
+        or _casts("cpu")
+        or forward_ad._current_level >= 0
         or bool(_has_any_global_hook())  # type: ignore[no-untyped-call]
     )

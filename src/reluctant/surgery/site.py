@@ -2,6 +2,7 @@
 
 import sys
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any, NamedTuple
 
 from torch import Tensor, nn
@@ -77,8 +78,14 @@ class Site:
     scalars: tuple[tuple[nn.Module | None, str], ...] = ()
     norm: nn.Module | None = None
 
-    @property
+    @cached_property
+    def weighed(self) -> tuple[nn.Module, ...]:
+        """The modules that hold the weights."""
+        return tuple(raw(p) for p in (self.up, self.down, self.gate, self.norm) if p is not None)
+
+    @cached_property
     def d_model(self) -> int:
+        """Length of a token's vector."""
         return self.up.in_features
 
     @property
@@ -87,27 +94,30 @@ class Site:
 
     def whole(self, module: nn.Module) -> bool:
         """Whether the module still holds these very parts."""
-        if self.children is not None and len(module._modules) != self.children:
+        own = module._modules
+        if self.children is not None and len(own) != self.children:
             return False
         if self.attribute is not None:
             holder, name, function = self.attribute
             if _in(holder, module).__dict__.get(name) is not function:
                 return False
         for holder, name, part, kind in self.parts:
+            modules = own if holder is None else holder._modules
             # a parametrization, weight norm of torch.nn.utils.parametrize too, changes the class
-            if _in(holder, module)._modules.get(name) is not part or type(part) is not kind:
+            if modules.get(name) is not part or type(part) is not kind:
                 return False
         return True
 
     def observed(self) -> bool:
         """Whether someone watches or changes what goes through a part."""
         for _, _, part, _ in self.parts:
+            held = part.__dict__  # read as such: on every call, and cheaper than attributes
             if (
-                part._forward_hooks
-                or part._forward_pre_hooks
-                or part._backward_hooks
-                or part._backward_pre_hooks
-                or "forward" in part.__dict__  # set on the instance, as accelerate's hooks are
+                held["_forward_hooks"]
+                or held["_forward_pre_hooks"]
+                or held["_backward_hooks"]
+                or held["_backward_pre_hooks"]
+                or "forward" in held  # set on the instance, as accelerate's hooks are
             ):
                 return True
         return False
@@ -136,12 +146,11 @@ class Site:
         """Whether x and the weights as they are now go together, in the plain way."""
         if type(x) is not Tensor:  # subclasses and tracers want to see the plain operations
             return False
-        for part in (self.up, self.down, self.gate, self.norm):
-            if part is None:
-                continue
-            weight = raw(part)._parameters.get("weight")
+        dtype = x.dtype
+        for part in self.weighed:
+            weight = part._parameters.get("weight")
             # not pruned, quantised in place, in a functional_call ...
-            if type(weight) is not nn.Parameter or weight.dtype != x.dtype:
+            if type(weight) is not nn.Parameter or weight.dtype is not dtype:
                 return False
         return x.is_cpu and (x.is_nested or (x.dim() > 0 and x.size(-1) == self.d_model))
 
