@@ -60,8 +60,8 @@ class Cell:
     """One measured cell.
 
     candidates, screened: the share of candidates that 16 bits of x leave (few tokens), and 8
-    (many). seconds: by way ("... in vain": a try that gives up, then the dense way), and "auto" as the
-    limits in use choose.
+    (many). seconds: by way ("... in vain": a try that gives up, then the dense way), and "auto" as
+    the limits in use choose.
     """
 
     dtype: str
