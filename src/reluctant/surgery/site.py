@@ -1,8 +1,7 @@
 """One feed-forward layer in a live module: its parts, and whether they are still as they were."""
 
 import sys
-from dataclasses import dataclass
-from functools import cached_property
+from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 from torch import Tensor, nn
@@ -58,6 +57,7 @@ class Site:
     leading: how many dimensions before the last the module is known to take.
     dropouts: those that may act in between.
     scalars: (holder, name) of the numbers and flags that an inline layer's forward may go by.
+    weighed: the modules that hold the weights.
 
     Holds no reference to the module itself, as that would be a cycle and keep its weights alive.
     """
@@ -77,15 +77,15 @@ class Site:
     dropouts: tuple[_DropoutNd, ...] = ()
     scalars: tuple[tuple[nn.Module | None, str], ...] = ()
     norm: nn.Module | None = None
+    weighed: tuple[nn.Module, ...] = field(init=False)
 
-    @cached_property
-    def weighed(self) -> tuple[nn.Module, ...]:
-        """The modules that hold the weights."""
-        return tuple(raw(p) for p in (self.up, self.down, self.gate, self.norm) if p is not None)
+    def __post_init__(self) -> None:
+        parts = (self.up, self.down, self.gate, self.norm)
+        weighed = tuple(raw(part) for part in parts if part is not None)
+        object.__setattr__(self, "weighed", weighed)
 
-    @cached_property
+    @property
     def d_model(self) -> int:
-        """Length of a token's vector."""
         return self.up.in_features
 
     @property
