@@ -9,7 +9,6 @@ import contextlib
 import copy
 import multiprocessing
 import resource
-import sys
 import warnings
 from collections import Counter
 from dataclasses import dataclass, field
@@ -17,8 +16,10 @@ from datetime import UTC, datetime
 from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
 from pathlib import Path
+from typing import Annotated
 
 import torch
+import typer
 from rich.console import Console
 from rich.progress import Progress
 from torch import Tensor, nn
@@ -260,19 +261,20 @@ def _counts(title: str, counts: Counter[str]) -> list[str]:
     return [f"## {title}", "", "| reason | layers |", "|---|---|", *rows, ""]
 
 
-def main() -> int:
-    """Scan everything, or the architectures whose names contain the first argument."""
-    only = sys.argv[1] if len(sys.argv) > 1 else ""
+def main(
+    only: Annotated[str, typer.Argument(help="Part of a name: show these, write nothing.")] = "",
+) -> None:
+    """Look at every architecture, and write docs/families.md. Exits 1 if any came out changed."""
     findings = scan([a for a in architectures() if only.lower() in a[0].lower()])
     for finding in findings:
         if finding.bad:
-            print(finding)
+            typer.echo(finding)
     if only:
-        print(page(findings))
+        typer.echo(page(findings))
     else:
         write_atomic(Path("docs/families.md"), page(findings))
-    return int(any(finding.bad for finding in findings))
+    raise typer.Exit(int(any(finding.bad for finding in findings)))
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    typer.run(main)
