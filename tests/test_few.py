@@ -165,6 +165,36 @@ def test_the_first_neurons_speak_for_all(threads):
     assert totals.tolist() == [0, 0]
 
 
+def test_the_sample_is_of_tokens_all_over():
+    """Crowded tokens at the front alone are no reason to give up."""
+    *layer, x = drawn(2, 64, 2048, 16, shift=-2.5)
+    layer[0][:, 0] = 1.0
+    x[:, 0] = 0.0
+    x[:4] = 0.0
+    x[:4, 0] = 50.0  # every neuron fires
+    assert kernel(2, layer, x, limit=0.4)[0] == few.DONE
+
+
+@pytest.mark.parametrize(("tokens", "status"), [(2, few.DONE), (3, few.DENSE)])
+def test_one_or_two_tokens_are_tried_without_a_sample(tokens, status):
+    *layer, x = drawn(2, 64, 2048, tokens, shift=-2.0)
+    layer[1][:100] = 5.0
+    assert kernel(2, layer, x, limit=0.3)[0] == status
+
+
+@pytest.mark.skipif(POOL[0] == 0 or torch.get_num_threads() < 2, reason="needs a pool")
+def test_the_pools_threads_get_their_own_mode_back():
+    """They are torch's: flushing must not stay with them when the caller has left it."""
+    *layer, x = drawn(0, 64, 2048, 1)
+    kernel(2, layer, x)
+    torch.set_flush_denormal(True)
+    try:
+        kernel(2, layer, x)
+    finally:
+        torch.set_flush_denormal(False)
+    assert (torch.full((1 << 20,), 1e-42) * 1.5 > 0).all()
+
+
 def test_all_threads_flush_subnormals_or_none():
     """`torch.set_flush_denormal` sets the calling thread's mode only."""
     keys, bias, values, value_bias, x = drawn(0, 64, 2048, 1)

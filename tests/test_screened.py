@@ -184,6 +184,19 @@ def test_a_crowded_call_is_given_up_at_once():
     assert kernel(1, layer, x, limit=0.95)[0] == few.DONE
 
 
+def test_the_sample_is_of_tokens_and_neurons_all_over():
+    """What is crowded at the front alone is no reason to give up."""
+    *layer, x = drawn(2, 64, 1024, 80, shift=-2.5)
+    layer[0][:, 0] = 1.0
+    x[:, 0] = 0.0
+    x[: screened.SAMPLE] = 0.0
+    x[: screened.SAMPLE, 0] = 50.0  # every neuron fires
+    assert kernel(2, layer, x, limit=0.5)[0] == few.DONE
+    *layer, x = drawn(2, 64, 2048, 80, shift=-2.5)
+    layer[1][:64] = 5.0
+    assert kernel(2, layer, x, limit=0.4)[0] == few.DONE
+
+
 @pytest.mark.parametrize("where", ["probe", "row", "candidate"])
 def test_weights_that_left_their_sketch_are_noticed(where):
     keys, bias, values, value_bias, x = drawn(3, 64, 1024, 40, shift=0.0)

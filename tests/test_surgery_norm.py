@@ -164,6 +164,7 @@ FORWARDS: list[Callable[..., Tensor]] = [
     lambda m, x: m.down_proj(m.norm(F.relu(m.gate_proj(x))) * m.up_proj(x)),
     lambda m, x: m.down_proj(F.relu(m.norm(m.gate_proj(x))) * m.up_proj(x)),
     lambda m, x: m.down_proj(m.norm.forward(m.product(x))),
+    lambda m, x: F.linear(m.norm(m.product(x)), m.down_proj.weight),
 ]
 
 
@@ -172,6 +173,12 @@ def test_a_forward_that_does_something_else_is_not_served(do: Callable[..., Tens
     report = reluctant.optimize(nn.ModuleList([Layer(do=do), Layer()]))
     assert [entry.name for entry in report.swapped] == ["1"]
     assert [entry.name for entry in (*report.refused, *report.untouched)] == ["0"]
+
+
+def test_a_norm_before_the_activation_is_not_served() -> None:
+    layer = nn.Sequential(nn.Linear(D, D_FF), BitNetRMSNorm(D_FF), nn.ReLU(), nn.Linear(D_FF, D))
+    report = reluctant.optimize(nn.ModuleList([layer, Layer()]))
+    assert [entry.name for entry in report.swapped] == ["1"]
 
 
 def test_a_norm_that_is_watched_or_replaced_is_the_originals() -> None:

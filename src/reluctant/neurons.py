@@ -90,6 +90,7 @@ class Neurons:
         kinds = {(p.weight.dtype, p.weight.device) for p in parts.values()}
         if len(kinds) > 1:
             raise ReluctantError(f"expected one dtype and device for the layer; got {kinds}")
+        self.first_eps = self.eps  # a norm may go by another number than its attribute
 
     @property
     def d_model(self) -> int:

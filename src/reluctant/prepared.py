@@ -77,6 +77,7 @@ def _views(neurons: Neurons, activation: Activation) -> Prepared:
         # A z that is rounded to bfloat16 must not be rounded past the threshold.
         and torch.tensor(threshold, dtype=dtype).item() == threshold
         and (norm is None or (norm.shape == (neurons.d_ff,) and _keeps_zeros(neurons.eps)))
+        and neurons.eps == neurons.first_eps
     ):
         return Prepared(neurons.stamp(), dtype, sparse=False)
     neurons.lay_out()

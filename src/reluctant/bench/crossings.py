@@ -163,6 +163,16 @@ def limits_of(cells: list[Cell]) -> Limits:
     ... ]
     >>> limits_of(cells)
     Limits(few=0.25, screen=0.0, many=0.0)
+
+    Where a try in vain costs more than the others gain, there is none:
+
+    >>> for cell in cells:
+    ...     cell.seconds["few in vain"] = 9.0
+    >>> limits_of(cells)
+    Limits(few=0.39, screen=0.0, many=0.0)
+    >>> cells[2].seconds["few"] = 9.0
+    >>> limits_of(cells)
+    Limits(few=0.0, screen=0.0, many=0.0)
     """
     shares = {
         "few": [c.candidates for c in cells],
