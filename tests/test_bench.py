@@ -18,6 +18,7 @@ from reluctant.bench import (
     Result,
     Row,
     Shape,
+    crossings,
     grid,
     limits,
     measure,
@@ -32,6 +33,7 @@ from reluctant.bench.table import show
 from reluctant.errors import ReluctantError
 from reluctant.feedforward import FeedForward
 from reluctant.files import write_json
+from reluctant.ways import Limits
 
 TINY = Shape(32, 128)
 QUICK_TO_BUILD = ("oneDNN", "ONNX Runtime", "OpenVINO", "ONNX Runtime int8")
@@ -424,3 +426,31 @@ def test_the_table_is_legible_in_80_columns() -> None:
     assert "…" not in text.getvalue()
     for figure in ("~ONNX Runtime int8 98765 (1e-2)", "eager 23456 (3e-7)", "6.00x", "1.50x"):
         assert figure in text.getvalue()
+
+
+@pytest.mark.parametrize(
+    ("tried", "seconds"),
+    [
+        ((0, 0, 0), 8),
+        ((0.2, 0, 0), 1),  # as many candidates as the limit
+        ((0.1, 0, 0), 8.5),
+        ((0.1, 0.2, 0), 0.5 + 2),
+        ((0.1, 0.15, 0), 0.5 + 1 + 8),
+        ((0.1, 0.05, 0.1), 0.5 + 4),  # few candidates have been ruled out already
+        ((0.1, 0.15, 0.05), 0.5 + 1 + 10),
+    ],
+)
+def test_a_try_in_vain_is_paid_for(tried: tuple[float, float, float], seconds: float) -> None:
+    ways = {"few": 1.0, "screen": 2.0, "many": 4.0, "dense": 8.0}
+    vain = {"few in vain": 8.5, "screen in vain": 9.0, "many in vain": 10.0}
+    cell = crossings.Cell("float32", 1, 1, 0.1, 0.2, ways | vain)
+    assert crossings._expected(cell, Limits(*tried)) == seconds
+
+
+def test_one_bad_cell_counts_more_than_two_fair_ones() -> None:
+    times = ((0.1, 1.0, 1.5), (0.2, 3.0, 1.0), (0.3, 3.0, 1.0))
+    cells = [
+        crossings.Cell("float32", 1, 1, p, p, {"few": f, "dense": d, "few in vain": d + 0.3})
+        for p, f, d in times
+    ]
+    assert crossings.limits_of(cells) == Limits(0.15, 0.0, 0.0)

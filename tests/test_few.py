@@ -154,6 +154,14 @@ def test_a_few_crowded_blocks_are_still_served():
         assert totals.tolist() == whole[2].tolist()
 
 
+def test_a_call_is_served_until_most_blocks_are_crowded():
+    *layer, x = drawn(2, 64, 2 * few.BLOCK, 2, shift=-2.0)
+    layer[1][: few.BLOCK] = 5.0
+    assert kernel(2, layer, x, limit=0.3)[0] == few.DONE
+    layer[1][few.BLOCK :] = 5.0
+    assert kernel(2, layer, x, limit=0.3)[0] == few.DENSE
+
+
 @pytest.mark.parametrize("threads", [1, 2, 3])
 def test_the_first_neurons_speak_for_all(threads):
     """Else a try in vain would read the whole sketch before the dense way reads all again."""

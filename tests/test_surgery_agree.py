@@ -1,5 +1,7 @@
 """The comparison: rounding of any order passes, another function does not."""
 
+import dataclasses
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -131,3 +133,16 @@ def test_large_weights_and_inputs_pass() -> None:
             y.flip(0).flip(0),
             F.linear(F.relu(site.up(x)), site.down.weight) + (site.down.bias),
         )
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("size", [1e-3, 1.0])
+def test_a_norm_widens_nothing(size: float) -> None:
+    """Next to small hidden vectors its eps counts, and the slack is as small as the result."""
+    site = dataclasses.replace(
+        site_of(32, 96, "relu", torch.float32, bias=False), norm=nn.RMSNorm(96, eps=1e-2)
+    )
+    x = size * drawn(40, 32)
+    y = site.down(site.norm(F.relu(site.up(x))))  # type: ignore[misc]
+    assert agree(site, x, y * (1 + 1e-6), y)
+    assert not agree(site, x, y * 1.001, y)

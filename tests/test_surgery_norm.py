@@ -138,7 +138,14 @@ class Centred(BitNetRMSNorm):
         return super().forward(hidden_states - hidden_states.mean(-1, keepdim=True))
 
 
-NORMS = [Shifted, Unweighted, OtherEps, InTraining, Centred]
+class Leaking(BitNetRMSNorm):
+    """A zero does not stay one."""
+
+    def forward(self, hidden_states: Tensor) -> Tensor:
+        return super().forward(hidden_states) + 1e-39
+
+
+NORMS = [Shifted, Unweighted, OtherEps, InTraining, Centred, Leaking]
 
 
 @pytest.mark.parametrize("norm", NORMS)
@@ -179,6 +186,8 @@ def test_a_norm_before_the_activation_is_not_served() -> None:
     layer = nn.Sequential(nn.Linear(D, D_FF), BitNetRMSNorm(D_FF), nn.ReLU(), nn.Linear(D_FF, D))
     report = reluctant.optimize(nn.ModuleList([layer, Layer()]))
     assert [entry.name for entry in report.swapped] == ["1"]
+    (entry,) = report.untouched
+    assert "does not get what its norm returns" in entry.reason
 
 
 def test_a_norm_that_is_watched_or_replaced_is_the_originals() -> None:
