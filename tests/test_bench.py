@@ -434,23 +434,23 @@ def test_the_table_is_legible_in_80_columns() -> None:
         ((0, 0, 0), 8),
         ((0.2, 0, 0), 1),  # as many candidates as the limit
         ((0.1, 0, 0), 8.5),
-        ((0.1, 0.2, 0), 0.5 + 2),
-        ((0.1, 0.15, 0), 0.5 + 1 + 8),
+        ((0.1, 0.3, 0), 0.5 + 2),  # of those that x in bytes leaves
+        ((0.1, 0.25, 0), 0.5 + 1 + 8),
         ((0.1, 0.05, 0.1), 0.5 + 4),  # few candidates have been ruled out already
-        ((0.1, 0.15, 0.05), 0.5 + 1 + 10),
+        ((0.1, 0.25, 0.05), 0.5 + 1 + 10),
     ],
 )
 def test_a_try_in_vain_is_paid_for(tried: tuple[float, float, float], seconds: float) -> None:
     ways = {"few": 1.0, "screen": 2.0, "many": 4.0, "dense": 8.0}
     vain = {"few in vain": 8.5, "screen in vain": 9.0, "many in vain": 10.0}
-    cell = crossings.Cell("float32", 1, 1, 0.1, 0.2, ways | vain)
+    cell = crossings.Cell("float32", 1, 1, 0.1, 0.2, 0.3, ways | vain)
     assert crossings._expected(cell, Limits(*tried)) == seconds
 
 
 def test_one_bad_cell_counts_more_than_two_fair_ones() -> None:
     times = ((0.1, 1.0, 1.5), (0.2, 3.0, 1.0), (0.3, 3.0, 1.0))
     cells = [
-        crossings.Cell("float32", 1, 1, p, p, {"few": f, "dense": d, "few in vain": d + 0.3})
+        crossings.Cell("float32", 1, 1, p, p, p, {"few": f, "dense": d, "few in vain": d + 0.3})
         for p, f, d in times
     ]
     assert crossings.limits_of(cells) == Limits(0.15, 0.0, 0.0)
