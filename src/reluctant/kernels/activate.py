@@ -3,12 +3,12 @@
 from typing import Any
 
 import numpy as np
-from numba import njit
 
 from reluctant.kernels.codes import HARDSWISH, RELU2, RELU6
+from reluctant.kernels.compile import kernel
 
 
-@njit(nogil=True, cache=True, error_model="numpy")
+@kernel()
 def activate(code: int, z: Any) -> Any:
     """f(z) of an active neuron."""
     if code == RELU2:
@@ -23,7 +23,7 @@ def activate(code: int, z: Any) -> Any:
     return z  # relu; thresholded relu
 
 
-@njit(nogil=True, cache=True, error_model="numpy")
+@kernel()
 def is_active(code: int, threshold: float, z: Any) -> Any:
     """Whether f(z) may differ from zero. NaN is active, and so is -inf where f(-inf) is NaN."""
     return not (z <= threshold) or (code == HARDSWISH and z == -np.inf)

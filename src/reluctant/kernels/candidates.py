@@ -4,15 +4,13 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
-from numba import njit
 
+from reluctant.kernels.compile import kernel
 from reluctant.kernels.entries import as_float
 from reluctant.kernels.lanes import GROUP, possible
 from reluctant.kernels.vector import lowest_bit
 
 HUGE = 2.0**126  # an |e| from here on is never certified: z might overflow
-
-_STRICT: dict[str, Any] = {"nogil": True, "cache": True, "error_model": "numpy"}
 
 
 class Layer(NamedTuple):
@@ -61,7 +59,7 @@ class Rule(NamedTuple):
 
 
 # Inlined: a call would copy all of the layer's array headers, which costs more than the work.
-@njit(inline="always", **_STRICT)
+@kernel(inline="always")
 def estimate(i: int, m: int, tokens: Any, sums: Any, layer: Any, rule: Any) -> Any:
     """e, and how far z may be from it, of neuron i and token m."""
     bias = np.float64(as_float(layer.bias[i]))
@@ -72,7 +70,7 @@ def estimate(i: int, m: int, tokens: Any, sums: Any, layer: Any, rule: Any) -> A
     return e, room + rule.slack * abs(bias)
 
 
-@njit(inline="always", **_STRICT)
+@kernel(inline="always")
 def _possible(start: int, hi: int, m: int, tokens: Any, sums: Any, layer: Any, rule: Any) -> Any:
     """Which of the up to 64 neurons from `start` on are candidates, as bits."""
     bits = np.uint64(0)
@@ -96,7 +94,7 @@ def _possible(start: int, hi: int, m: int, tokens: Any, sums: Any, layer: Any, r
     return bits
 
 
-@njit(**_STRICT)
+@kernel()
 def select(lo: int, hi: int, m: int, tokens: Any, sums: Any, layer: Any, rule: Any,
             index: Any) -> Any:  # fmt: skip
     """Token m's candidates among neurons lo..hi, listed in index from lo on; how many.

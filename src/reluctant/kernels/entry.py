@@ -9,11 +9,12 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from numba import carray, njit, types
+from numba import carray, types
 from numba.extending import intrinsic
 
 from reluctant.kernels import few
 from reluctant.kernels.candidates import Layer
+from reluctant.kernels.compile import kernel
 from reluctant.kernels.lanes import GROUP, QUAD
 from reluctant.kernels.norm import Norm
 from reluctant.kernels.team import POOL
@@ -48,7 +49,7 @@ def table_of(layer: Layer, norm: Norm, numbers: Sequence[float]) -> tuple[Any, .
     return table, np.array([max_norm, slack, threshold, norm.eps]), layer.rows[:0, 0]
 
 
-@njit(nogil=True, cache=True, error_model="numpy")
+@kernel()
 def run_at(
     table: Any, numbers: Any, kind: Any, x_at: int, out_at: int, tokens: int, limit: float,
     turn: int, totals: Any, threads: int,

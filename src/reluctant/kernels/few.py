@@ -18,10 +18,10 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
-from numba import njit
 
 from reluctant.kernels.activate import activate, is_active
 from reluctant.kernels.candidates import HUGE, Layer, Rule, estimate, select
+from reluctant.kernels.compile import kernel
 from reluctant.kernels.entries import as_float, prefetch_row, put_rounded
 from reluctant.kernels.lanes import GROUP, QUAD
 from reluctant.kernels.norm import Norm, normalise
@@ -40,8 +40,6 @@ SAMPLE_TOKENS = 4
 DONE, DENSE, STALE = 0, 1, 2
 
 _FINISHED, _SETTLED, _SHARES = 0, 1, 2  # counters of a call; from _SHARES on two for each thread
-
-_STRICT: dict[str, Any] = {"nogil": True, "cache": True, "error_model": "numpy"}
 
 
 class Scratch(NamedTuple):
@@ -65,7 +63,7 @@ class Scratch(NamedTuple):
     counters: npt.NDArray[np.int64]
 
 
-@njit(**_STRICT)
+@kernel()
 def _room(tokens: int, d_ff: int, padded_d_ff: int, d: int, threads: int) -> Any:
     blocks = -(-d_ff // BLOCK)
     return (
@@ -81,7 +79,7 @@ def _room(tokens: int, d_ff: int, padded_d_ff: int, d: int, threads: int) -> Any
     )
 
 
-@njit(**_STRICT)
+@kernel()
 def _confirm(lo: int, m: int, tokens: Any, sums: Any, layer: Any, rule: Any, index: Any,
              count: int, active: Any, active_h: Any) -> Any:  # fmt: skip
     """One token's candidates: their real pre-activations, the active ones listed from `lo` on.
@@ -114,7 +112,7 @@ def _confirm(lo: int, m: int, tokens: Any, sums: Any, layer: Any, rule: Any, ind
     return -1 if stale else at - lo
 
 
-@njit(**_STRICT)
+@kernel()
 def _sums(lo: int, hi: int, tokens: Any, layer: Any, rule: Any, sums: Any) -> None:
     for g in range(lo // GROUP, -(-hi // GROUP)):
         if rule.in_integers:
@@ -123,7 +121,7 @@ def _sums(lo: int, hi: int, tokens: Any, layer: Any, rule: Any, sums: Any) -> No
             float_sums(g, tokens, layer.q, sums)
 
 
-@njit(**_STRICT)
+@kernel()
 def _crowded(x: Any, max_norm: float, layer: Any, rule: Any) -> Any:
     """Whether a few tokens have too many candidates among the first neurons.
 
@@ -143,7 +141,7 @@ def _crowded(x: Any, max_norm: float, layer: Any, rule: Any) -> Any:
     return count > rule.limit * hi * taken
 
 
-@njit(**_STRICT)
+@kernel()
 def _block(b: int, tokens: Any, layer: Any, rule: Any, s: Any, limit: float) -> None:
     """Sketch and confirm one block of neurons. Its counts: candidates, gave up, stale."""
     d_ff, many = layer.rows.shape[0], tokens.x.shape[0]
@@ -170,7 +168,7 @@ def _block(b: int, tokens: Any, layer: Any, rule: Any, s: Any, limit: float) -> 
         s.found[b, m] = max(actives, 0)
 
 
-@njit(**_STRICT)
+@kernel()
 def _settle(tokens: Any, layer: Any, rule: Any, norm: Any, s: Any, verdict: Any) -> None:
     """Between the steps: the verdict, and the blocks' active neurons in one list, normalised.
 
@@ -197,7 +195,7 @@ def _settle(tokens: Any, layer: Any, rule: Any, norm: Any, s: Any, verdict: Any)
         verdict[0] = DENSE
 
 
-@njit(**_STRICT)
+@kernel()
 def _columns(chunk: int, layer: Any, s: Any, out: Any) -> None:
     """out[:, chunk]: the active neurons' values, neuron by neuron, and the bias."""
     lo = chunk * CHUNK
@@ -210,7 +208,7 @@ def _columns(chunk: int, layer: Any, s: Any, out: Any) -> None:
             put_rounded(out, m, j, s.total[m, j] + as_float(layer.value_bias[j]))
 
 
-@njit(**_STRICT)
+@kernel()
 def _work(thread: int, threads: int, tokens: Any, layer: Any, rule: Any, norm: Any, s: Any,
           verdict: Any, out: Any, give_way: int) -> None:  # fmt: skip
     """What each thread does: blocks, then columns, its own share first."""
@@ -238,7 +236,7 @@ def _work(thread: int, threads: int, tokens: Any, layer: Any, rule: Any, norm: A
             chunk = first + add_one(counters, _SHARES + 2 * share + 1)
 
 
-@njit(**_STRICT)
+@kernel()
 def run(
     x: Any, q: Any, scale: Any, radius: Any, own_norm: Any, row_sum: Any, rows: Any, bias: Any,
     factors: Any, factor_bias: Any, values: Any, value_bias: Any, probe_at: Any, probe: Any,

@@ -9,10 +9,10 @@ grouping, whatever the tasks and the threads.
 from typing import Any
 
 import numpy as np
-from numba import njit
 
 from reluctant.kernels.activate import activate, is_active
 from reluctant.kernels.codes import HARDSWISH
+from reluctant.kernels.compile import kernel
 from reluctant.kernels.rows import STRIP, add_list
 from reluctant.kernels.team import spread
 from reluctant.kernels.vector import above, count_bits, lowest_bit
@@ -23,16 +23,14 @@ TOKENS = 512  # of a task: their sums stay in the cache, too
 BLOCK_BYTES = 2**20
 BITS = 64
 
-_STRICT: dict[str, Any] = {"nogil": True, "cache": True, "error_model": "numpy"}
 
-
-@njit(**_STRICT)
+@kernel()
 def _lowest(code: int) -> Any:
     """Below which a z is active again: -inf is, where f(-inf) is NaN."""
     return np.float32(-3.4028235e38) if code == HARDSWISH else np.float32(-np.inf)
 
 
-@njit(**_STRICT)
+@kernel()
 def _count(z: Any, m: int, threshold: float, code: int) -> Any:
     """How many neurons are active for token m, 64 at a time."""
     d_ff = z.shape[1]
@@ -45,7 +43,7 @@ def _count(z: Any, m: int, threshold: float, code: int) -> Any:
     return total
 
 
-@njit(**_STRICT)
+@kernel()
 def _list(z: Any, m: int, threshold: float, code: int, at: int, size: int, bounds: Any,
           index: Any, weight: Any) -> None:  # fmt: skip
     """Lists token m's active neurons and their f(z) from `at` on, and where each block begins.
@@ -76,13 +74,13 @@ def _list(z: Any, m: int, threshold: float, code: int, at: int, size: int, bound
     bounds[-1, 1] = at
 
 
-@njit(**_STRICT)
+@kernel()
 def block_size(d: int, d_ff: int) -> Any:
     """Neurons of a block: a multiple of 64; at least four blocks of a layer with as many."""
     return min(max(BLOCK_BYTES // (4 * d) // BITS, 1), max(d_ff // (4 * BITS), 1)) * BITS
 
 
-@njit(**_STRICT)
+@kernel()
 def _starts(counts: Any) -> Any:
     """Where each token's list starts, and where the last one ends."""
     starts = np.zeros(counts.shape[0] + 1, np.int64)
@@ -91,7 +89,7 @@ def _starts(counts: Any) -> Any:
     return starts
 
 
-@njit(**_STRICT)
+@kernel()
 def _task(strip: int, first: int, last: int, bounds: Any, index: Any, weight: Any,
           values: Any, bias: Any, out: Any, sums: Any) -> None:  # fmt: skip
     """One strip of columns for tokens first..last.
@@ -112,7 +110,7 @@ def _task(strip: int, first: int, last: int, bounds: Any, index: Any, weight: An
             out[first + k, j] = sums[k, j - left] + bias[j]
 
 
-@njit(**_STRICT)
+@kernel()
 def _share_counts(thread: int, threads: int, z: Any, threshold: float, code: int,
                   counts: Any) -> None:  # fmt: skip
     tokens = z.shape[0]
@@ -120,7 +118,7 @@ def _share_counts(thread: int, threads: int, z: Any, threshold: float, code: int
         counts[m] = _count(z, m, threshold, code)
 
 
-@njit(**_STRICT)
+@kernel()
 def _share_lists(thread: int, threads: int, z: Any, threshold: float, code: int, starts: Any,
                  size: int, bounds: Any, index: Any, weight: Any) -> None:  # fmt: skip
     tokens = z.shape[0]
@@ -128,7 +126,7 @@ def _share_lists(thread: int, threads: int, z: Any, threshold: float, code: int,
         _list(z, m, threshold, code, starts[m], size, bounds[m], index, weight)
 
 
-@njit(**_STRICT)
+@kernel()
 def share_values(thread: int, threads: int, bounds: Any, index: Any, weight: Any, values: Any,
                  bias: Any, out: Any) -> None:  # fmt: skip
     """A thread's share of out = the listed values' weighted sums + bias."""
@@ -145,7 +143,7 @@ def share_values(thread: int, threads: int, bounds: Any, index: Any, weight: Any
               values, bias, out, sums)  # fmt: skip
 
 
-@njit(**_STRICT)
+@kernel()
 def combine(z: Any, threshold: float, code: int, values: Any, bias: Any, limit: float, out: Any,
             threads: int, pool: Any) -> int:  # fmt: skip
     """out = f(z) @ values + bias over the active neurons. Their number, or -1 if above `limit`.

@@ -7,8 +7,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
-from numba import njit
 
+from reluctant.kernels.compile import kernel
 from reluctant.kernels.entries import as_float
 
 
@@ -22,7 +22,7 @@ class Norm(NamedTuple):
     eps: float
 
 
-@njit(nogil=True, cache=True, error_model="numpy")
+@kernel()
 def normalise(norm: Any, neurons: Any, h: Any, lengths: Any) -> Any:
     """Normalises every token's list of active neurons, in the list's order.
 

@@ -3,15 +3,13 @@
 from typing import Any
 
 import numpy as np
-from numba import njit
 
+from reluctant.kernels.compile import kernel
 from reluctant.kernels.entries import as_float
 from reluctant.kernels.team import spread
 
-_STRICT: dict[str, Any] = {"nogil": True, "cache": True, "error_model": "numpy"}
 
-
-@njit(fastmath={"reassoc", "contract"}, **_STRICT)
+@kernel(reordered=True)
 def _norms(row: Any, q: Any, scale: float) -> Any:
     """||k - s q||, ||s q||, ||k|| in float64, where k - s q is exact and s q too."""
     off, own, key = 0.0, 0.0, 0.0
@@ -23,7 +21,7 @@ def _norms(row: Any, q: Any, scale: float) -> Any:
     return np.sqrt(off), np.sqrt(own), np.sqrt(key)
 
 
-@njit(**_STRICT)
+@kernel()
 def _quantise_row(row: Any, tiniest: float, q: Any) -> Any:
     """Writes q; gives the scale, 0 where the row is too small to be sketched."""
     largest = np.float32(0.0)
@@ -39,13 +37,13 @@ def _quantise_row(row: Any, tiniest: float, q: Any) -> Any:
     return scale
 
 
-@njit(**_STRICT)
+@kernel()
 def _quantise(i: int, rows: Any, tiniest: float, q: Any, scale: Any, norms: Any) -> None:
     scale[i] = _quantise_row(rows[i], tiniest, q[i])
     norms[i, 0], norms[i, 1], norms[i, 2] = _norms(rows[i], q[i], np.float64(scale[i]))
 
 
-@njit(**_STRICT)
+@kernel()
 def _share(thread: int, threads: int, rows: Any, tiniest: float, q: Any, scale: Any,
            norms: Any) -> None:  # fmt: skip
     count = rows.shape[0]
@@ -53,7 +51,7 @@ def _share(thread: int, threads: int, rows: Any, tiniest: float, q: Any, scale: 
         _quantise(i, rows, tiniest, q, scale, norms)
 
 
-@njit(**_STRICT)
+@kernel()
 def quantise(rows: Any, tiniest: float, q: Any, scale: Any, norms: Any, threads: int,
              pool: Any) -> None:  # fmt: skip
     """rows: (n, d) float32, or bfloat16 in uint16 -> q, scale, norms.

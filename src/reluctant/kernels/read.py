@@ -3,15 +3,15 @@
 from typing import Any
 
 from llvmlite import ir
-from numba import njit, types
+from numba import types
 from numba.extending import intrinsic
 
+from reluctant.kernels.compile import kernel
 from reluctant.kernels.team import spread
 from reluctant.kernels.vector import I64, LANES, Emitter
 
 _CHAINS = 8
 _ZEROS = ir.Constant(ir.VectorType(ir.FloatType(), LANES), [0.0] * LANES)
-_STRICT: dict[str, Any] = {"nogil": True, "cache": True, "error_model": "numpy"}
 
 
 @intrinsic
@@ -35,13 +35,13 @@ def _sum(_: Any, words: Any, start: Any, stop: Any) -> Any:
     return types.float32(words, types.intp, types.intp), generate
 
 
-@njit(**_STRICT)
+@kernel()
 def _read(thread: int, threads: int, words: Any, sums: Any) -> None:
     share = words.shape[0] // threads
     sums[thread, 0] = _sum(words, thread * share, (thread + 1) * share)
 
 
-@njit(**_STRICT)
+@kernel()
 def run(words: Any, sums: Any, threads: int, pool: Any) -> None:
     """Reads `words`, (n,) float32, each thread its share; all but some of the last 512 bytes of it.
 

@@ -2,9 +2,10 @@
 
 from typing import Any
 
-from numba import njit, types
+from numba import types
 from numba.extending import intrinsic
 
+from reluctant.kernels.compile import kernel
 from reluctant.kernels.vector import F32, I64, LANES, ZEROS, Emitter
 
 CHUNK = 128  # columns at a time of rows that come from memory
@@ -77,7 +78,7 @@ _add_chunk, _add_strip = _add_rows(CHUNK // LANES, _AHEAD), _add_rows(STRIP // L
 _add_vector, _add_column = _add_rows(1), _add_rows(0)
 
 
-@njit(nogil=True, cache=True, error_model="numpy")
+@kernel()
 def add_list(sums: Any, k: int, c: int, values: Any, left: int, width: int, index: Any, weight: Any,
              start: int, stop: int, from_memory: bool) -> None:  # fmt: skip
     """sums[k, c:][:w] += sum over p in start..stop of weight[p] values[index[p], left:][:w].

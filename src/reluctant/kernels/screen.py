@@ -28,12 +28,13 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 from llvmlite import ir
-from numba import njit, types
+from numba import types
 from numba.core import cgutils
 from numba.extending import intrinsic
 
 from reluctant.kernels import integer
 from reluctant.kernels.candidates import HUGE
+from reluctant.kernels.compile import kernel
 from reluctant.kernels.lanes import GROUP
 from reluctant.kernels.sums import lost, usable_norm
 from reluctant.kernels.vector import I32, I64, LANES, Emitter
@@ -43,8 +44,6 @@ _MIDDLE = 128
 
 _SUMS = ir.VectorType(I32, LANES)
 _WIDE = ir.VectorType(ir.DoubleType(), LANES)
-
-_STRICT: dict[str, Any] = {"nogil": True, "cache": True, "error_model": "numpy"}
 
 
 class Bytes(NamedTuple):
@@ -62,7 +61,7 @@ class Bytes(NamedTuple):
     huge: npt.NDArray[np.bool_]
 
 
-@njit(**_STRICT)
+@kernel()
 def room_for_bytes(tokens: int, padded_d: int) -> Any:
     """The arrays of `Bytes`, empty."""
     padded = -(-tokens // AT_ONCE) * AT_ONCE
@@ -71,7 +70,7 @@ def room_for_bytes(tokens: int, padded_d: int) -> Any:
     return x8, norm, step, loss, np.zeros(padded, np.bool_)
 
 
-@njit(fastmath={"reassoc", "contract"}, **_STRICT)
+@kernel(reordered=True)
 def _squared_loss(x: Any, step: float, x8: Any) -> Any:
     """Writes x as bytes; gives the sum of the squared losses, in float64."""
     inverse = np.float32(1.0 / step)
@@ -84,7 +83,7 @@ def _squared_loss(x: Any, step: float, x8: Any) -> Any:
     return total
 
 
-@njit(**_STRICT)
+@kernel()
 def _largest(x: Any) -> Any:
     """The largest |x_j| of finite x. As integers, whose maximum LLVM takes vector by vector."""
     bits, largest = x.view(np.int32), np.int32(0)
@@ -95,7 +94,7 @@ def _largest(x: Any) -> Any:
     return found.view(np.float32)[0]
 
 
-@njit(**_STRICT)
+@kernel()
 def to_bytes(m: int, x: Any, max_norm: float, into: Any) -> None:
     """Fills token m of `into`, a `Bytes`, from x, (d,) float32."""
     d = x.shape[0]
@@ -109,7 +108,7 @@ def to_bytes(m: int, x: Any, max_norm: float, into: Any) -> None:
         into.loss[m] = lost(squared, norm)
 
 
-@njit(**_STRICT)
+@kernel()
 def group_terms(g: int, layer: Any, rule: Any, start: Any, terms: Any) -> Any:
     """What the bound needs of the neurons of group g, and a bit for each that there is.
 
@@ -185,7 +184,7 @@ def _byte_products(_: Any, q: Any, g: Any, x8: Any, m: Any, start: Any, sums: An
     return types.void(q, n, x8, n, start, sums, n), generate
 
 
-@njit(**_STRICT)
+@kernel()
 def _plain_products(q: Any, g: int, x8: Any, m: int, start: Any, sums: Any, to: int) -> None:
     """`_byte_products` on any processor: only for tests."""
     for t in range(AT_ONCE):
@@ -202,7 +201,7 @@ FAST = integer.available()
 _products = _byte_products if FAST else _plain_products
 
 
-@njit(**_STRICT)
+@kernel()
 def products(g: int, first: int, last: int, x8: Any, q: Any, start: Any, sums: Any) -> None:
     """sums[m - first, :] = `start` + group g's products with token m, for m in first..last.
 

@@ -15,10 +15,10 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
-from numba import njit
 
 from reluctant.kernels.activate import activate, is_active
 from reluctant.kernels.candidates import HUGE, Layer, Rule
+from reluctant.kernels.compile import kernel
 from reluctant.kernels.few import DENSE, DONE, STALE
 from reluctant.kernels.lanes import GROUP, QUAD
 from reluctant.kernels.many import block_size, share_values
@@ -39,8 +39,6 @@ from reluctant.kernels.watch import probes_changed, watched_changed
 BLOCK_BYTES = 2**20  # x of a block of tokens: half of a second-level cache
 BLOCK_TOKENS = 256
 SAMPLE = 2 * AT_ONCE  # tokens that are screened first, to see whether the call is too crowded
-
-_STRICT: dict[str, Any] = {"nogil": True, "cache": True, "error_model": "numpy"}
 
 
 class Lists(NamedTuple):
@@ -75,7 +73,7 @@ class Scratch(NamedTuple):
     found: npt.NDArray[np.int32]
 
 
-@njit(**_STRICT)
+@kernel()
 def _room_for_block(tokens: int, groups: int) -> Any:
     pairs = tokens * GROUP
     return (
@@ -89,7 +87,7 @@ def _room_for_block(tokens: int, groups: int) -> Any:
     )
 
 
-@njit(**_STRICT)
+@kernel()
 def _token_block(tokens: int, d: int) -> Any:
     """Tokens of a block: even shares, multiples of AT_ONCE."""
     most = min(BLOCK_TOKENS, max(BLOCK_BYTES // (4 * d), 4 * AT_ONCE))
@@ -97,7 +95,7 @@ def _token_block(tokens: int, d: int) -> Any:
     return -(-share // AT_ONCE) * AT_ONCE
 
 
-@njit(**_STRICT)
+@kernel()
 def _screen(g: int, first: int, last: int, x8: Any, layer: Any, rule: Any, s: Any) -> Any:
     """The candidates of group g for tokens first..last, as bits; how many."""
     present = group_terms(g, layer, rule, s.start, s.terms)
@@ -111,7 +109,7 @@ def _screen(g: int, first: int, last: int, x8: Any, layer: Any, rule: Any, s: An
     return count
 
 
-@njit(**_STRICT)
+@kernel()
 def _confirm(g: int, at: int, first: int, last: int, x: Any, x8: Any, layer: Any, rule: Any,
              s: Any) -> Any:  # fmt: skip
     """Lists the active ones of group g's candidates in row `at` of the scratch.
@@ -146,7 +144,7 @@ def _confirm(g: int, at: int, first: int, last: int, x: Any, x8: Any, layer: Any
     return stale
 
 
-@njit(**_STRICT)
+@kernel()
 def _block(b: int, size: int, first: int, last: int, x: Any, x8: Any, layer: Any, rule: Any,
            s: Any, lists: Any, at: int, counts: Any) -> Any:  # fmt: skip
     """Lists the active neurons of block b for tokens first..last from `at` on; where they end."""
@@ -171,7 +169,7 @@ def _block(b: int, size: int, first: int, last: int, x: Any, x8: Any, layer: Any
     return at
 
 
-@njit(**_STRICT)
+@kernel()
 def _share_lists(thread: int, threads: int, parts: int, length: int, size: int, x: Any,
                  x8: Any, layer: Any, rule: Any, lists: Any) -> None:  # fmt: skip
     blocks, tasks = lists.bounds.shape[1], lists.base.shape[0]
@@ -184,7 +182,7 @@ def _share_lists(thread: int, threads: int, parts: int, length: int, size: int, 
                         lists.counts[task])  # fmt: skip
 
 
-@njit(**_STRICT)
+@kernel()
 def _share_bytes(thread: int, threads: int, x: Any, x8: Any, max_norm: float) -> None:
     tokens = x.shape[0]
     for m in range(tokens * thread // threads, tokens * (thread + 1) // threads):
@@ -193,7 +191,7 @@ def _share_bytes(thread: int, threads: int, x: Any, x8: Any, max_norm: float) ->
         x8.x8[m, :] = 0
 
 
-@njit(**_STRICT)
+@kernel()
 def _crowded(x: Any, layer: Any, rule: Any, max_norm: float) -> Any:
     """Whether a few tokens have too many candidates in some of the groups.
 
@@ -212,7 +210,7 @@ def _crowded(x: Any, layer: Any, rule: Any, max_norm: float) -> Any:
     return count > rule.limit * neurons * taken
 
 
-@njit(**_STRICT)
+@kernel()
 def _room_for_lists(tokens: int, length: int, d_ff: int, size: int, parts: int) -> Any:
     """As large as every neuron being active would need; what is not used is never touched."""
     blocks = -(-d_ff // size)
@@ -227,7 +225,7 @@ def _room_for_lists(tokens: int, length: int, d_ff: int, size: int, parts: int) 
     return index, weight, bounds, base, np.zeros((tasks, 8), np.int64)
 
 
-@njit(**_STRICT)
+@kernel()
 def run(
     x: Any, q: Any, scale: Any, radius: Any, own_norm: Any, row_sum: Any, rows: Any, bias: Any,
     factors: Any, factor_bias: Any, values: Any, value_bias: Any, probe_at: Any, probe: Any,

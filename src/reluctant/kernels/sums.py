@@ -4,9 +4,9 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
-from numba import njit
 
 from reluctant.kernels import integer
+from reluctant.kernels.compile import kernel
 from reluctant.kernels.entries import as_float
 from reluctant.kernels.lanes import GROUP, QUAD, byte_pass, float_pass
 
@@ -14,8 +14,6 @@ TINY_NORM = 2.0**-40  # nothing is certified for an ||x|| below this: underflow
 HUGE_PRODUCT = 2.0**125  # nor for ||x|| max ||k|| from here on: overflow
 _MIDDLE = 2**15
 _ROOM = 1.0 + 2.0**-40  # rounds a float64 norm up, generously
-
-_STRICT: dict[str, Any] = {"nogil": True, "cache": True, "error_model": "numpy"}
 
 _float_1, _float_2, _float_4 = float_pass(1), float_pass(2), float_pass(4)
 
@@ -25,7 +23,7 @@ if INTEGER:
     _bytes_1, _bytes_2, _bytes_3 = byte_pass(1), byte_pass(2), byte_pass(3)
 else:  # never chosen by the engine: there so that the same tests run everywhere
 
-    @njit(**_STRICT)
+    @kernel()
     def _bytes_1(q: Any, g: int, planes: Any, m: int, d: int, sums: Any) -> None:
         for r in range(GROUP):
             total = np.int64(0)
@@ -34,12 +32,12 @@ else:  # never chosen by the engine: there so that the same tests run everywhere
                 total += np.int64(q[g, j // QUAD, r, j % QUAD]) * x
             sums[m, g * GROUP + r] = total
 
-    @njit(**_STRICT)
+    @kernel()
     def _bytes_2(q: Any, g: int, planes: Any, m: int, d: int, sums: Any) -> None:
         for t in range(m, m + 2):
             _bytes_1(q, g, planes, t, d, sums)
 
-    @njit(**_STRICT)
+    @kernel()
     def _bytes_3(q: Any, g: int, planes: Any, m: int, d: int, sums: Any) -> None:
         for t in range(m, m + 3):
             _bytes_1(q, g, planes, t, d, sums)
@@ -66,7 +64,7 @@ class Tokens(NamedTuple):
     middle: float
 
 
-@njit(fastmath={"reassoc", "contract"}, **_STRICT)
+@kernel(reordered=True)
 def _sum_of_squares(x: Any) -> Any:
     """In float64, where the squares of float32 subnormals do not vanish."""
     total = 0.0
@@ -75,13 +73,13 @@ def _sum_of_squares(x: Any) -> Any:
     return total
 
 
-@njit(**_STRICT)
+@kernel()
 def upper_norm(x: Any) -> Any:
     """||x|| rounded up."""
     return np.sqrt(_sum_of_squares(x)) * _ROOM
 
 
-@njit(**_STRICT)
+@kernel()
 def usable_norm(x: Any, max_norm: float) -> Any:
     """||x|| rounded up, infinite where nothing may be certified; whether a product may overflow.
 
@@ -92,7 +90,7 @@ def usable_norm(x: Any, max_norm: float) -> Any:
     return (np.inf if huge or not norm >= TINY_NORM else norm), huge
 
 
-@njit(**_STRICT)
+@kernel()
 def lost(squared: float, norm: float) -> Any:
     """The norm of what x lost in becoming integers, rounded up, from its computed square.
 
@@ -101,7 +99,7 @@ def lost(squared: float, norm: float) -> Any:
     return np.sqrt(squared) * _ROOM + norm * 2.0**-50
 
 
-@njit(fastmath={"reassoc", "contract"}, **_STRICT)
+@kernel(reordered=True)
 def _to_planes(x: Any, step: float, high: Any, low: Any) -> Any:
     """Writes x as 16-bit numbers; gives the sum of the squared losses."""
     inverse = 1.0 / step
@@ -116,7 +114,7 @@ def _to_planes(x: Any, step: float, high: Any, low: Any) -> Any:
     return total
 
 
-@njit(**_STRICT)
+@kernel()
 def take_tokens(x: Any, padded_d: int, max_norm: float, in_integers: bool) -> Any:
     """The fields of `Tokens`, from x, (tokens, d) float32 or, in uint16, bfloat16."""
     tokens, d = x.shape
@@ -138,7 +136,7 @@ def take_tokens(x: Any, padded_d: int, max_norm: float, in_integers: bool) -> An
     return padded, norm, huge, planes, step, loss, np.float64(_MIDDLE if in_integers else 0)
 
 
-@njit(**_STRICT)
+@kernel()
 def float_sums(g: int, tokens: Any, q: Any, sums: Any) -> None:
     """sums[m, i] = <q_i, x_m> for the neurons i of group g, in float32.
 
@@ -156,7 +154,7 @@ def float_sums(g: int, tokens: Any, q: Any, sums: Any) -> None:
         _float_1(q, g, x, m, d, sums)
 
 
-@njit(**_STRICT)
+@kernel()
 def integer_sums(g: int, tokens: Any, q: Any, sums: Any) -> None:
     """sums[m, i] = <q_i, X_m> for the neurons i of group g and the 16-bit X: exact."""
     planes, count, d = tokens.planes, tokens.x.shape[0], q.shape[1] * QUAD

@@ -8,10 +8,11 @@ import ctypes
 from typing import Any
 
 from llvmlite import ir
-from numba import njit, types
+from numba import types
 from numba.core import cgutils
 from numba.extending import intrinsic
 
+from reluctant.kernels.compile import kernel
 from reluctant.kernels.vector import I64
 
 STRIDE = 8  # counters are a cache line apart: threads do not wait for each other's
@@ -70,7 +71,7 @@ def _give_way(_: Any, address: Any) -> Any:
     return types.void(types.int64), generate
 
 
-@njit(nogil=True, cache=True, error_model="numpy")
+@kernel()
 def wait_for(counters: Any, k: int, number: int, give_way: int) -> None:
     """Returns when counter k has reached `number`. give_way: `YIELD`, handed in because an address
     must not be compiled into a cached function."""

@@ -7,15 +7,13 @@ betray a bulk write at once, and each call compares some rows in turn.
 from typing import Any
 
 import numpy as np
-from numba import njit
 
+from reluctant.kernels.compile import kernel
 from reluctant.kernels.entries import as_float
 from reluctant.kernels.lanes import GROUP, QUAD
 
-_STRICT: dict[str, Any] = {"nogil": True, "cache": True, "error_model": "numpy"}
 
-
-@njit(fastmath={"reassoc", "contract"}, **_STRICT)
+@kernel(reordered=True)
 def _squared_distance(key: Any, group: Any, r: int, scale: float) -> Any:
     total = 0.0
     for j in range(key.shape[0]):
@@ -24,7 +22,7 @@ def _squared_distance(key: Any, group: Any, r: int, scale: float) -> Any:
     return total
 
 
-@njit(**_STRICT)
+@kernel()
 def row_changed(layer: Any, i: int) -> Any:
     """Whether row i has left its sketch: ||k - s q|| is above the radius."""
     squared = _squared_distance(
@@ -33,14 +31,14 @@ def row_changed(layer: Any, i: int) -> Any:
     return not (np.sqrt(squared) <= np.float64(layer.radius[i]))
 
 
-@njit(**_STRICT)
+@kernel()
 def watched_changed(layer: Any, lo: int, hi: int, turn: int) -> Any:
     """Whether the row whose turn it is, in turns over the whole layer, is in lo..hi and changed."""
     i = turn % layer.rows.shape[0]
     return lo <= i < hi and row_changed(layer, i)
 
 
-@njit(**_STRICT)
+@kernel()
 def probes_changed(layer: Any) -> Any:
     """Whether any of the remembered weights has changed: a bulk write shows here at once."""
     flat = layer.rows.reshape(-1)
