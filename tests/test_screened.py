@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from arithmetic import layer_of
 from drawn import ACTIVATIONS, bits, drawn, reference
 from reluctant import ways
-from reluctant.kernels import few, many, screen, screened
+from reluctant.kernels import few, integer, many, screened
 from reluctant.kernels.codes import HARDSWISH, RELU
 from reluctant.kernels.team import POOL
 from reluctant.sketch import Sketch
@@ -240,7 +240,9 @@ def _always(monkeypatch):
     monkeypatch.setattr(many, "combine", refuse)
 
 
-fast = pytest.mark.skipif(not screen.FAST, reason="no byte products: the engine never screens")
+fast = pytest.mark.skipif(
+    not integer.available(), reason="no byte products: the engine never screens"
+)
 
 
 @fast

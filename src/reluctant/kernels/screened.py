@@ -25,12 +25,12 @@ from reluctant.kernels.many import block_size, share_values
 from reluctant.kernels.pairs import key_dot
 from reluctant.kernels.screen import (
     AT_ONCE,
-    Bytes,
+    Integers,
     group_terms,
     kept,
     products,
-    room_for_bytes,
-    to_bytes,
+    room_for_integers,
+    to_integers,
 )
 from reluctant.kernels.team import spread
 from reluctant.kernels.vector import count_bits, lowest_bit
@@ -96,13 +96,13 @@ def _token_block(tokens: int, d: int) -> Any:
 
 
 @kernel()
-def _screen(g: int, first: int, last: int, x8: Any, layer: Any, rule: Any, s: Any) -> Any:
+def _screen(g: int, first: int, last: int, integers: Any, layer: Any, rule: Any, s: Any) -> Any:
     """The candidates of group g for tokens first..last, as bits; how many."""
     present = group_terms(g, layer, rule, s.start, s.terms)
-    products(g, first, last, x8.x8, layer.q, s.start, s.sums)
+    products(g, first, last, integers.digits, layer.q, s.start, s.sums)
     count = 0
     for m in range(first, last):
-        token = x8.step[m], x8.norm[m], x8.loss[m]
+        token = integers.step[m], integers.norm[m], integers.loss[m]
         bits = kept(s.sums, m - first, s.terms, *token, rule.threshold)
         s.bits[m - first] = present if rule.everything else bits & present
         count += count_bits(s.bits[m - first])
@@ -110,7 +110,7 @@ def _screen(g: int, first: int, last: int, x8: Any, layer: Any, rule: Any, s: An
 
 
 @kernel()
-def _confirm(g: int, at: int, first: int, last: int, x: Any, x8: Any, layer: Any, rule: Any,
+def _confirm(g: int, at: int, first: int, last: int, x: Any, integers: Any, layer: Any, rule: Any,
              s: Any) -> Any:  # fmt: skip
     """Lists the active ones of group g's candidates in row `at` of the scratch.
 
@@ -121,7 +121,7 @@ def _confirm(g: int, at: int, first: int, last: int, x: Any, x8: Any, layer: Any
     rows, weights = s.row[at], s.weight[at]
     for m in range(first, last):
         bits, begin = s.bits[m - first], end
-        step, norm, loss = x8.step[m], x8.norm[m], x8.loss[m]
+        step, norm, loss = integers.step[m], integers.norm[m], integers.loss[m]
         while bits != 0:
             r = lowest_bit(bits)
             bits &= bits - np.uint64(1)
@@ -145,14 +145,14 @@ def _confirm(g: int, at: int, first: int, last: int, x: Any, x8: Any, layer: Any
 
 
 @kernel()
-def _block(b: int, size: int, first: int, last: int, x: Any, x8: Any, layer: Any, rule: Any,
+def _block(b: int, size: int, first: int, last: int, x: Any, integers: Any, layer: Any, rule: Any,
            s: Any, lists: Any, at: int, counts: Any) -> Any:  # fmt: skip
     """Lists the active neurons of block b for tokens first..last from `at` on; where they end."""
     d_ff = layer.scale.shape[0]
     low, high = b * size // GROUP, -(-min((b + 1) * size, d_ff) // GROUP)
     for g in range(low, high):
-        counts[1] += _screen(g, first, last, x8, layer, rule, s)
-        counts[2] |= _confirm(g, g - low, first, last, x, x8, layer, rule, s)
+        counts[1] += _screen(g, first, last, integers, layer, rule, s)
+        counts[2] |= _confirm(g, g - low, first, last, x, integers, layer, rule, s)
         if first == 0:
             counts[2] |= watched_changed(layer, g * GROUP, (g + 1) * GROUP, rule.turn)
     begin, ends = at, np.zeros(high - low, np.int64)
@@ -171,24 +171,24 @@ def _block(b: int, size: int, first: int, last: int, x: Any, x8: Any, layer: Any
 
 @kernel()
 def _share_lists(thread: int, threads: int, parts: int, length: int, size: int, x: Any,
-                 x8: Any, layer: Any, rule: Any, lists: Any) -> None:  # fmt: skip
+                 integers: Any, layer: Any, rule: Any, lists: Any) -> None:  # fmt: skip
     blocks, tasks = lists.bounds.shape[1], lists.base.shape[0]
     scratch = Scratch(*_room_for_block(length, size // GROUP))
     for task in range(tasks * thread // threads, tasks * (thread + 1) // threads):
         first, part = task // parts * length, task % parts
         last, at = min(first + length, x.shape[0]), lists.base[task]
         for b in range(blocks * part // parts, blocks * (part + 1) // parts):
-            at = _block(b, size, first, last, x, x8, layer, rule, scratch, lists, at,
+            at = _block(b, size, first, last, x, integers, layer, rule, scratch, lists, at,
                         lists.counts[task])  # fmt: skip
 
 
 @kernel()
-def _share_bytes(thread: int, threads: int, x: Any, x8: Any, max_norm: float) -> None:
+def _share_integers(thread: int, threads: int, x: Any, integers: Any, max_norm: float) -> None:
     tokens = x.shape[0]
     for m in range(tokens * thread // threads, tokens * (thread + 1) // threads):
-        to_bytes(m, x[m], max_norm, x8)
-    for m in range(tokens, x8.x8.shape[0] if thread == 0 else 0):
-        x8.x8[m, :] = 0
+        to_integers(m, x[m], max_norm, integers)
+    for m in range(tokens, integers.digits.shape[0] if thread == 0 else 0):
+        integers.digits[m, :] = 0
 
 
 @kernel()
@@ -199,10 +199,10 @@ def _crowded(x: Any, layer: Any, rule: Any, max_norm: float) -> Any:
     """
     tokens, groups = x.shape[0], layer.q.shape[0]
     taken, every = min(SAMPLE, tokens), max(1, min(8, groups // 2))
-    sample = Bytes(*room_for_bytes(taken, QUAD * layer.q.shape[1]))
+    sample = Integers(*room_for_integers(taken, QUAD * layer.q.shape[1]))
     for k in range(taken):
-        to_bytes(k, x[tokens * k // taken], max_norm, sample)
-    scratch = Scratch(*_room_for_block(sample.x8.shape[0], 1))
+        to_integers(k, x[tokens * k // taken], max_norm, sample)
+    scratch = Scratch(*_room_for_block(sample.digits.shape[0], 1))
     count = neurons = 0
     for g in range(0, groups, every):
         count += _screen(g, 0, taken, sample, layer, rule, scratch)
@@ -248,16 +248,16 @@ def run(
     d_ff = scale.shape[0]
     if limit < 1 and _crowded(x, layer, rule, max_norm):
         return DENSE
-    x8 = Bytes(*room_for_bytes(tokens, QUAD * q.shape[1]))
-    spread(_share_bytes, pool, threads, (x, x8, max_norm))
+    integers = Integers(*room_for_integers(tokens, QUAD * q.shape[1]))
+    spread(_share_integers, pool, threads, (x, integers, max_norm))
     # An infinite factor makes NaN of a zero: a rare call, and the dense way's.
-    if gated and (x8.huge.any() or not (np.abs(factor_bias) < HUGE).all()):
+    if gated and (integers.huge.any() or not (np.abs(factor_bias) < HUGE).all()):
         return DENSE
     length, size = _token_block(tokens, d), block_size(d, d_ff)
     blocks = -(-tokens // length)
     parts = threads // gcd(threads, blocks)  # tasks enough for all threads alike
     lists = Lists(*_room_for_lists(tokens, length, d_ff, size, parts))
-    spread(_share_lists, pool, threads, (parts, length, size, x, x8, layer, rule, lists))
+    spread(_share_lists, pool, threads, (parts, length, size, x, integers, layer, rule, lists))
     arguments = (lists.bounds, lists.neuron, lists.weight, values, value_bias, out)
     spread(share_values, pool, threads, arguments)
     if lists.counts[:, 2].sum() > 0:
