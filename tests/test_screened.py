@@ -11,7 +11,7 @@ from drawn import ACTIVATIONS, bits, drawn, reference
 from reluctant import ways
 from reluctant.kernels import few, integer, many, screened
 from reluctant.kernels.codes import HARDSWISH, RELU
-from reluctant.kernels.team import POOL
+from reluctant.kernels.team import ALONE, team_of
 from reluctant.sketch import Sketch
 from reluctant.ways import Limits
 from test_engine import CHANGES, SERVED, Layer, close
@@ -48,7 +48,7 @@ def kernel(
         norm = max(norm, float(np.linalg.norm(factors[0].astype(np.float64), axis=1).max()))
     out, totals = np.full_like(x, 7), np.zeros(2, np.int64)
     numbers = (norm, sketch.slack, threshold, code, gated, limit, everything, turn)
-    status = screened.run(x, *arrays, *numbers, out, totals, threads, POOL)
+    status = screened.run(x, *arrays, *numbers, out, totals, team_of(threads))
     return status, out, totals
 
 
@@ -218,11 +218,11 @@ def test_weights_that_left_their_sketch_are_noticed(where):
     for threads in (1, 2, 3):
         out, totals = np.empty_like(x), np.zeros(2, np.int64)
         arrays = layer_of(sketch, changed, bias, values, value_bias)
-        assert screened.run(x, *arrays, *rest, turn, out, totals, threads, POOL) == few.STALE
+        assert screened.run(x, *arrays, *rest, turn, out, totals, team_of(threads)) == few.STALE
         assert totals.tolist() == [0, 0]
     honest = layer_of(sketch, keys, bias, values, value_bias)
     for turn in range(len(keys)):
-        assert screened.run(x, *honest, *rest, turn, out, totals, 1, POOL) == few.DONE
+        assert screened.run(x, *honest, *rest, turn, out, totals, ALONE) == few.DONE
 
 
 # Under the engine.

@@ -12,7 +12,7 @@ from arithmetic import candidates, evaluations, exact
 from reluctant.errors import ReluctantError
 from reluctant.kernels import sums, words
 from reluctant.kernels.quantise import quantise
-from reluctant.kernels.team import POOL
+from reluctant.kernels.team import ALONE, team_of
 from reluctant.sketch import UNIT, Sketch, gamma, radius_of, radius_terms
 
 
@@ -292,7 +292,7 @@ def test_underflow_is_why_tiny_rows_are_never_certified(scale):
     assert wrongly_certified(sketch_of(keys), keys, bias, x) == []
     # As the design first had it: s >= 2^-100.
     q, s, norms = np.zeros((1, 64), np.int8), np.empty(1, np.float32), np.empty((1, 3))
-    quantise(keys, 2.0**-100, q, s, norms, 1, POOL)
+    quantise(keys, 2.0**-100, q, s, norms, ALONE)
     looser = replace(sketch_of(keys), scale=s, radius=radius_of(radius_terms(norms, 5)))
     length = np.array([np.linalg.norm(x[0].astype(np.float64))])
     assert length[0] >= 2.0**-60
@@ -365,7 +365,7 @@ def test_serial_and_parallel_make_the_same_sketch(d_ff, d):
     made = []
     for threads in (1, 2, 3):
         q, s, n = np.zeros((d_ff, 256), np.int8), np.empty(d_ff, np.float32), np.empty((d_ff, 3))
-        quantise(keys, 2.0**-40, q, s, n, threads, POOL)
+        quantise(keys, 2.0**-40, q, s, n, team_of(threads))
         made.append((q, s, n))
     for other in made[1:]:
         assert [a.tobytes() for a in other] == [a.tobytes() for a in made[0]]

@@ -12,7 +12,7 @@ from reluctant.activations import Activation, resolve
 from reluctant.errors import ReluctantError
 from reluctant.kernels import few, many, screened
 from reluctant.kernels.entry import run_at
-from reluctant.kernels.team import POOL, threads_for
+from reluctant.kernels.team import team_for
 from reluctant.nested import on_values
 from reluctant.neurons import Neurons
 from reluctant.prepared import Prepared, finite, prepare
@@ -234,10 +234,10 @@ class Engine:
         """Up to 16 tokens from row `first` on; their counts are added to `totals`."""
         skipped = first * self._d_model * rows.itemsize
         x_at, out_at = rows.data_ptr() + skipped, out.data_ptr() + skipped
-        threads = threads_for(self._weights * (1 + tokens // 4))
+        team = team_for(self._weights * (1 + tokens // 4))
 
         def kernel(now: Prepared) -> Any:
-            return run_at(*now.few, x_at, out_at, tokens, limit, self._turn, totals, threads)
+            return run_at(*now.few, x_at, out_at, tokens, limit, self._turn, totals, team)
 
         return self._trusting(ready, kernel)
 
@@ -248,12 +248,10 @@ class Engine:
         if not ready.screened:
             return False
         x, y = (t.numpy().reshape(tokens, self._d_model) for t in (rows, out))
-        threads = threads_for(self._weights * (1 + tokens // 4))
+        team = team_for(self._weights * (1 + tokens // 4))
 
         def kernel(now: Prepared) -> Any:
-            return screened.run(
-                *(x, *now.screened, limit, False, self._turn, y, _IGNORED, threads, POOL)
-            )
+            return screened.run(*(x, *now.screened, limit, False, self._turn, y, _IGNORED, team))
 
         return self._trusting(ready, kernel)
 
@@ -280,8 +278,7 @@ class Engine:
         w1, b1, w2, b2, _, _ = self.neurons.tensors()
         z = dense.linear(rows, w1, b1)
         z_rows, out_rows = (t.numpy().reshape(-1, t.shape[-1]) for t in (z, out))
-        threads = threads_for(z.nbytes)
-        found = many.combine(z_rows, *ready.many, limit, out_rows, threads, POOL)
+        found = many.combine(z_rows, *ready.many, limit, out_rows, team_for(z.nbytes))
         if found >= 0:
             return "many", out
         return "dense", dense.linear(self.activation(z), w2, b2)

@@ -62,7 +62,7 @@ from reluctant.errors import ReluctantError
 from reluctant.kernels import integer, sums
 from reluctant.kernels.lanes import GROUP, QUAD, TILE
 from reluctant.kernels.quantise import quantise
-from reluctant.kernels.team import POOL, threads_for
+from reluctant.kernels.team import team_for
 
 UNIT = 2.0**-24
 TINIEST_SCALE = 2.0**-40
@@ -150,7 +150,7 @@ class Sketch:
         q = np.zeros((groups * GROUP, tiles * TILE), np.int8)
         scale = np.empty(d_ff, np.float32)
         norms = np.empty((d_ff, 3), np.float64)
-        quantise(rows, TINIEST_SCALE, q, scale, norms, threads_for(rows.nbytes), POOL)
+        quantise(rows, TINIEST_SCALE, q, scale, norms, team_for(rows.nbytes))
         if not np.isfinite(norms[:, 2]).all():
             raise ReluctantError(
                 "expected finite weights; the first matrix holds a NaN or an infinity: "

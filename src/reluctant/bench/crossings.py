@@ -29,7 +29,7 @@ from reluctant.bench import layer as drawn
 from reluctant.engine import Engine
 from reluctant.files import write_json
 from reluctant.kernels import screened
-from reluctant.kernels.team import POOL
+from reluctant.kernels.team import ALONE
 from reluctant.machine import cpu_model, versions
 from reluctant.prepared import prepare
 from reluctant.timing import interleaved
@@ -145,7 +145,7 @@ def _screened(engine: Engine, x: torch.Tensor) -> float:
     totals, out = np.zeros(2, np.int64), np.empty(x.shape, np.float32)
     if not ready.screened:
         return 0.0
-    rest = NEVER_ABOVE, False, 0, out, totals, 1, POOL
+    rest = NEVER_ABOVE, False, 0, out, totals, ALONE
     screened.run(x.numpy(), *ready.screened, *rest)
     return float(totals[1]) / (x.shape[0] * engine.neurons.d_ff)
 

@@ -17,8 +17,6 @@ from reluctant.kernels.candidates import Layer
 from reluctant.kernels.compile import kernel
 from reluctant.kernels.lanes import GROUP, QUAD
 from reluctant.kernels.norm import Norm
-from reluctant.kernels.team import POOL
-from reluctant.kernels.turns import YIELD
 
 _ARRAYS = len(Layer._fields) + 1  # and the norm's weights
 
@@ -43,16 +41,14 @@ def table_of(layer: Layer, norm: Norm, numbers: Sequence[float]) -> tuple[Any, .
     sizes = (d_ff, d_model, *layer.q.shape[:2], layer.probe.size, norm.weight.size)
     addresses = [array.ctypes.data for array in (*layer, norm.weight)]
     max_norm, slack, threshold, *integers = numbers
-    table: npt.NDArray[np.int64] = np.array(
-        [*addresses, *sizes, *map(int, integers), *POOL, YIELD], np.int64
-    )
+    table: npt.NDArray[np.int64] = np.array([*addresses, *sizes, *map(int, integers)], np.int64)
     return table, np.array([max_norm, slack, threshold, norm.eps]), layer.rows[:0, 0]
 
 
 @kernel()
 def run_at(
     table: Any, numbers: Any, kind: Any, x_at: int, out_at: int, tokens: int, limit: float,
-    turn: int, totals: Any, threads: int,
+    turn: int, totals: Any, team: Any,
 ) -> Any:  # fmt: skip
     """`few.run` for the layer of `table_of`, with x and out at these addresses.
 
@@ -60,7 +56,7 @@ def run_at(
     """
     at, more = table, table[_ARRAYS:]
     d_ff, d, groups, quads, probes, normed = more[0], more[1], more[2], more[3], more[4], more[5]
-    code, gated, in_integers, pool, give_way = more[6], more[7], more[8], more[9:12], more[12]
+    code, gated, in_integers = more[6], more[7], more[8]
     floats, integers = np.empty(0, np.float32), np.empty(0, np.int32)
     bytes_, positions = np.empty(0, np.int8), np.empty(0, np.int64)
     return few.run(
@@ -91,7 +87,5 @@ def run_at(
         numbers[3],
         carray(_pointer(out_at, kind), (tokens, d)),
         totals,
-        threads,
-        (pool[0], pool[1], pool[2]),
-        give_way,
+        team,
     )
