@@ -206,7 +206,7 @@ def test_all_threads_flush_subnormals_or_none():
     assert found == [2048, 0]
 
 
-@pytest.mark.parametrize("where", ["probe", "row", "candidate"])
+@pytest.mark.parametrize("where", ["corner", "row", "candidate"])
 def test_weights_that_left_their_sketch_are_noticed(where):
     keys, bias, values, value_bias, x = drawn(3, 64, 1024, 1, shift=0.0)
     from arithmetic import layer_of  # noqa: PLC0415
@@ -214,17 +214,18 @@ def test_weights_that_left_their_sketch_are_noticed(where):
 
     sketch = Sketch.of(torch.from_numpy(keys))
     changed, turn = keys.copy(), 0
-    if where == "probe":
-        changed.reshape(-1)[sketch.probe_at[5]] += np.float32(1e-3)
-    elif where == "row":  # one row, not probed: found when its turn comes
-        free = next(i for i in range(64) if not (sketch.probe_at // 64 == i).any())
-        changed[free] *= np.float32(0.5)
-        turn = free
-    else:  # all rows, behind the probes
-        changed *= np.float32(1.5)
-        changed.reshape(-1)[sketch.probe_at] = keys.reshape(-1)[sketch.probe_at]
-        changed[0] = keys[0]  # and behind the row whose turn it is
-    arrays = layer_of(sketch, changed, bias, values, value_bias)
+    rows = np.arange(1024)
+    if where == "corner":
+        changed[5, 5] += np.float32(1e-3)
+    else:
+        changed *= np.float32(1.5)  # all rows, behind what is remembered of each
+        changed[rows, rows % 64] = keys[rows, rows % 64]
+        if where == "row":  # one of them: found when its turn comes
+            changed[rows != 7] = keys[rows != 7]
+            turn = 7
+        else:
+            changed[0] = keys[0]  # and behind the row whose turn it is
+    arrays = layer_of(sketch, changed, bias, values, value_bias, keys)
     none = keys[:0, 0], 0.0  # no norm
     for threads in (1, 2, 3):
         out, totals = np.empty_like(x), np.zeros(2, np.int64)

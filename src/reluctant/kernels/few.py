@@ -27,7 +27,7 @@ from reluctant.kernels.pairs import key_dot_ahead
 from reluctant.kernels.rows import CHUNK, add_list
 from reluctant.kernels.sums import Tokens, float_sums, integer_sums, take_tokens
 from reluctant.kernels.team import spread
-from reluctant.kernels.watch import probes_changed, watched_changed
+from reluctant.kernels.watch import prefetch_watched, watched_changed
 
 MAX_TOKENS = 16
 BLOCK = 4 * GROUP  # neurons: a piece of some 50 us at most, and enough pieces for all threads
@@ -145,6 +145,7 @@ def _try(b: int, tokens: Any, layer: Any, rule: Any, s: Any, limit: float) -> No
     prefetch_row(layer.own_norm, 0, lo, hi)
     prefetch_row(layer.row_sum, 0, lo, hi)
     prefetch_row(layer.bias, 0, lo, hi)
+    prefetch_watched(layer, lo, hi)
     _sums(lo, hi, tokens, layer, rule, s.sums)
     s.counts[b, 0] = 0
     for m in range(many):
@@ -209,7 +210,8 @@ def _columns(chunk: int, who: int, layer: Any, s: Any, out: Any) -> None:
 @kernel()
 def run(
     x: Any, q: Any, scale: Any, radius: Any, own_norm: Any, row_sum: Any, rows: Any, bias: Any,
-    factors: Any, factor_bias: Any, values: Any, value_bias: Any, probe_at: Any, probe: Any,
+    factors: Any, factor_bias: Any, values: Any, value_bias: Any, live_gates: Any,
+    live_factors: Any, live_values: Any, copied: Any, corner: Any, first: Any, sums: Any,
     max_norm: float, slack: float, threshold: float, code: int, gated: bool, in_integers: bool,
     limit: float, everything: bool, turn: int, norm: Any, eps: float, out: Any, totals: Any,
     team: Any,
@@ -229,11 +231,9 @@ def run(
     """
     layer = Layer(
         q, scale, radius, own_norm, row_sum, rows, bias, factors, factor_bias, values, value_bias,
-        probe_at, probe,
+        live_gates, live_factors, live_values, copied, corner, first, sums,
     )  # fmt: skip
     rule = Rule(threshold, code, slack, gated, in_integers, limit, everything, turn)
-    if probes_changed(layer):
-        return STALE
     # One or two tokens: no try is long, and few are in vain. The sample was 5 to 10 % of theirs.
     if limit < 1 and x.shape[0] > 2 and _crowded(x, max_norm, layer, rule):
         return DENSE

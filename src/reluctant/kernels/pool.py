@@ -220,7 +220,9 @@ class Pool:
             block = np.zeros(_SIZE + 8, np.int64)
             block = block[-block.ctypes.data % 64 // 8 :][:_SIZE]  # on a cache line of its own
             for k, name in enumerate(("sem_wait", "sem_post", "sched_yield")):
-                block[FUNCTIONS + k] = ctypes.cast(getattr(program, name), ctypes.c_void_p).value or 0
+                block[FUNCTIONS + k] = (
+                    ctypes.cast(getattr(program, name), ctypes.c_void_p).value or 0
+                )
             program.sem_init(ctypes.c_void_p(block[SEMAPHORE:].ctypes.data), 0, 0)
             self._block = block
         while self.helpers < helpers and self._spawn(program):

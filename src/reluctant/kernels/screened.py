@@ -33,7 +33,7 @@ from reluctant.kernels.screen import (
 )
 from reluctant.kernels.team import spread
 from reluctant.kernels.vector import count_bits, lowest_bit
-from reluctant.kernels.watch import probes_changed, watched_changed
+from reluctant.kernels.watch import watched_changed
 
 BLOCK_BYTES = 2**20  # x of a block of tokens: half of a second-level cache
 BLOCK_TOKENS = 128
@@ -227,7 +227,8 @@ def _room_for_lists(tokens: int, pieces: int, d_ff: int, blocks: int) -> Any:
 @kernel()
 def run(
     x: Any, q: Any, scale: Any, radius: Any, own_norm: Any, row_sum: Any, rows: Any, bias: Any,
-    factors: Any, factor_bias: Any, values: Any, value_bias: Any, probe_at: Any, probe: Any,
+    factors: Any, factor_bias: Any, values: Any, value_bias: Any, live_gates: Any,
+    live_factors: Any, live_values: Any, copied: Any, corner: Any, first: Any, sums: Any,
     max_norm: float, slack: float, threshold: float, code: int, gated: bool, limit: float,
     everything: bool, turn: int, out: Any, totals: Any, team: Any,
 ) -> int:  # fmt: skip
@@ -238,11 +239,9 @@ def run(
     """
     layer = Layer(
         q, scale, radius, own_norm, row_sum, rows, bias, factors, factor_bias, values, value_bias,
-        probe_at, probe,
+        live_gates, live_factors, live_values, copied, corner, first, sums,
     )  # fmt: skip
     rule = Rule(threshold, code, slack, gated, True, limit, everything, turn)
-    if probes_changed(layer):
-        return STALE
     tokens, d = x.shape
     d_ff = scale.shape[0]
     if limit < 1 and _crowded(x, layer, rule, max_norm):

@@ -1,48 +1,147 @@
-"""Whether the weights are still those that were sketched, at a glance.
+"""Whether the weights are still those that sketch and copies were made of: a look at each call.
 
-torch tells of most changes; a write through `.data` or NumPy it does not. A few remembered weights
-betray a bulk write at once, and each call compares some rows in turn.
+torch tells of most changes; a write through `.data` or NumPy, or by another process, it does not.
+So each call compares some of the live weights, as they lie in memory, with what stood there: one
+weight of every row; where rows are copies of columns, one of every column as well; and, in turns,
+all of one row.
 """
 
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
+import numpy.typing as npt
+from llvmlite import ir
+from numba import types
+from numba.extending import intrinsic
 
 from reluctant.kernels.compile import kernel
-from reluctant.kernels.entries import as_float
-from reluctant.kernels.lanes import GROUP, QUAD
+from reluctant.kernels.entries import prefetch_row
 
 
-@kernel(reordered=True)
-def _squared_distance(key: Any, group: Any, r: int, scale: float) -> Any:
-    total = 0.0
-    for j in range(key.shape[0]):
-        off = np.float64(as_float(key[j])) - scale * np.float64(group[j // QUAD, r, j % QUAD])
-        total += off * off
+class Watched(NamedTuple):
+    """A layer's matrices in the live memory, and what stood there.
+
+    live_gates, live_factors, live_values: the matrix whose product goes through the activation, a
+    gated layer's keys, and the values: (d_ff, d_model), or (d_model, d_ff) where the kernels read
+    copies of the columns; (0, m) if it is not to be watched. The rest has a row for each of them:
+    copied: (3,) int64, whether the kernels read copies; corner: (3, n'), entry r % m of each
+    stored row r; first: (3, d_ff), of a copied one stored row 0; sums: (3, n') uint64, `row_sum` of
+    each stored row.
+    """
+
+    live_gates: npt.NDArray[Any]
+    live_factors: npt.NDArray[Any]
+    live_values: npt.NDArray[Any]
+    copied: npt.NDArray[np.int64]
+    corner: npt.NDArray[Any]
+    first: npt.NDArray[Any]
+    sums: npt.NDArray[np.uint64]
+
+
+@intrinsic
+def _bits(_: Any, value: Any) -> Any:
+    """A float32's or uint16's bits: NaN is compared like every other number."""
+
+    def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        (given,) = args
+        if value == types.float32:
+            given = builder.bitcast(given, ir.IntType(32))
+        return builder.zext(given, ir.IntType(64))
+
+    return types.uint64(value), generate
+
+
+@kernel()
+def row_sum(row: Any) -> Any:
+    """A number that changes if any entry does, or if two change places."""
+    total = np.uint64(0)
+    for j in range(row.shape[0]):
+        total += _bits(row[j]) * np.uint64(2 * j + 1)
     return total
 
 
 @kernel()
-def row_changed(layer: Any, i: int) -> Any:
-    """Whether row i has left its sketch: ||k - s q|| is above the radius."""
-    squared = _squared_distance(
-        layer.rows[i], layer.q[i // GROUP], i % GROUP, np.float64(layer.scale[i])
-    )
-    return not (np.sqrt(squared) <= np.float64(layer.radius[i]))
+def remember(stored: Any, copied: int, corner: Any, first: Any, sums: Any) -> None:
+    """Writes down what `_changed` compares."""
+    for r in range(stored.shape[0]):
+        corner[r] = stored[r, r % stored.shape[1]]
+        sums[r] = row_sum(stored[r])
+    if copied != 0 and stored.shape[0] > 0:
+        first[:] = stored[0]
 
 
 @kernel()
-def watched_changed(layer: Any, lo: int, hi: int, turn: int) -> Any:
-    """Whether the row whose turn it is, in turns over the whole layer, is in lo..hi and changed."""
-    i = turn % layer.rows.shape[0]
-    return lo <= i < hi and row_changed(layer, i)
+def _share(stored: Any, lo: int, hi: int, d_ff: int) -> Any:
+    """The stored rows that are looked at together with neurons lo..hi."""
+    rows = stored.shape[0]
+    return rows * lo // d_ff, rows * hi // d_ff
 
 
 @kernel()
-def probes_changed(layer: Any) -> Any:
-    """Whether any of the remembered weights has changed: a bulk write shows here at once."""
-    flat = layer.rows.reshape(-1)
+def _changed(k: int, stored: Any, watched: Any, lo: int, hi: int, turn: int) -> Any:
+    if stored.shape[0] == 0:
+        return False
+    d_ff, width = watched.first.shape[1], stored.shape[1]
     changed = False
-    for p in range(layer.probe.shape[0]):
-        changed |= flat[layer.probe_at[p]] != layer.probe[p]
+    start, stop = _share(stored, lo, hi, d_ff)
+    c = start % width
+    for r in range(start, stop):  # the loads do not wait for each other
+        changed |= _bits(stored[r, c]) != _bits(watched.corner[k, r])
+        c += 1
+        c = 0 if c == width else c
+    if watched.copied[k] != 0:
+        for i in range(lo, hi):
+            changed |= _bits(stored[0, i]) != _bits(watched.first[k, i])
+    if lo <= turn % d_ff < hi:
+        r = turn % stored.shape[0]
+        changed |= row_sum(stored[r]) != watched.sums[k, r]
     return changed
+
+
+@kernel()
+def watched_changed(watched: Any, lo: int, hi: int, turn: int) -> Any:
+    """Whether a change shows in what belongs to neurons lo..hi (at most d_ff).
+
+    watched: `Watched`, or a `Layer`, which has its fields. turn: a counter, by which whole rows
+    are compared in turn: for each, one of the calls for parts of a layer does.
+    """
+    hi = min(hi, watched.first.shape[1])
+    changed = _changed(0, watched.live_gates, watched, lo, hi, turn)
+    changed |= _changed(1, watched.live_factors, watched, lo, hi, turn)
+    changed |= _changed(2, watched.live_values, watched, lo, hi, turn)
+    return changed
+
+
+@kernel()
+def any_changed(
+    live_gates: Any, live_factors: Any, live_values: Any, copied: Any, corner: Any, first: Any,
+    sums: Any, turn: int,
+) -> Any:  # fmt: skip
+    """`watched_changed` of a whole layer, for kernels that have no blocks of neurons."""
+    watched = Watched(live_gates, live_factors, live_values, copied, corner, first, sums)
+    return watched_changed(watched, 0, first.shape[1], turn)
+
+
+@kernel()
+def _ask(k: int, stored: Any, watched: Any, lo: int, hi: int) -> None:
+    if stored.shape[0] == 0:
+        return
+    width = stored.shape[1]
+    start, stop = _share(stored, lo, hi, watched.first.shape[1])
+    prefetch_row(watched.corner, k, start, stop)
+    c = start % width
+    for r in range(start, stop):
+        prefetch_row(stored, r, c, c + 1)
+        c += 1
+        c = 0 if c == width else c
+    if watched.copied[k] != 0:
+        prefetch_row(stored, 0, lo, hi)
+        prefetch_row(watched.first, k, lo, hi)
+
+
+@kernel()
+def prefetch_watched(watched: Any, lo: int, hi: int) -> None:
+    """Asks for what `watched_changed` will look at."""
+    _ask(0, watched.live_gates, watched, lo, hi)
+    _ask(1, watched.live_factors, watched, lo, hi)
+    _ask(2, watched.live_values, watched, lo, hi)

@@ -12,7 +12,7 @@ from reluctant.surgery.report import Entry, Report
 from reluctant.surgery.seat import Seat
 from reluctant.surgery.site import Site, Unfit
 from reluctant.surgery.still import still
-from reluctant.surgery.swap import give_back, lay_out, put_in, seat_of, take_out
+from reluctant.surgery.swap import put_in, seat_of, take_out
 from reluctant.surgery.watch import Watch
 
 WAYS = ("auto", "dense", "few", "many")
@@ -73,7 +73,7 @@ def optimize(model: nn.Module, *, way: str = "auto") -> Report:
 
 
 def restore(model: nn.Module) -> int:
-    """Undo `optimize`: original classes, methods, values and memory layout. Copies, too.
+    """Undo `optimize`: original classes, methods and attributes. Copies, too.
 
     Returns how many layers were put back. Raises ReluctantError if model is no nn.Module.
     """
@@ -112,9 +112,8 @@ def _serve_again(module: nn.Module, way: str) -> Seat | None:
 
 def _serve(module: nn.Module, site: Site, way: str) -> Seat | Unfit:
     """Put an engine into the module if it computes what the module does."""
-    engine, watched = None, list[Watch]()
+    watched = list[Watch]()
     try:
-        lay_out(site)
         parts = site.up, site.down, site.activation
         engine = Engine(*parts, gate=site.gate, norm=site.norm, way=way)
         if site.row is not None:
@@ -122,11 +121,8 @@ def _serve(module: nn.Module, site: Site, way: str) -> Seat | Unfit:
         with still(module):
             _compare(module, site, engine)
         seat = put_in(module, site, engine, watched)
-    except BaseException as error:
-        give_back(site, engine)
-        if isinstance(error, ReluctantError | Unfit):
-            return _unfit(site, str(error), refused=getattr(error, "refused", True))
-        raise
+    except (ReluctantError, Unfit) as error:
+        return _unfit(site, str(error), refused=getattr(error, "refused", True))
     engine.calls.update(dict.fromkeys(engine.calls, 0))
     return seat
 

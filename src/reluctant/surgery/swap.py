@@ -15,13 +15,11 @@ import torch
 from torch import Tensor, nn
 
 from reluctant.engine import Engine
-from reluctant.surgery import strides  # noqa: F401 - for its hook, wherever there are served modules
 from reluctant.surgery.agree import agree
 from reluctant.surgery.inline import call as call_inline
 from reluctant.surgery.inline import seat_with
 from reluctant.surgery.seat import KEY, Seat
 from reluctant.surgery.site import Site, Unfit
-from reluctant.surgery.transposed import Transposed
 from reluctant.surgery.watch import Watch
 
 FUSED = "activation_relu_or_gelu"
@@ -148,22 +146,5 @@ def take_out(module: nn.Module) -> bool:
         object.__setattr__(module, "__class__", module._unserved)
     # else someone subclassed ours: without a seat it does what the original does
     if seat is not None:
-        with torch.inference_mode(False):
-            give_back(seat.site, seat.engine)
+        seat.engine.refresh()  # a report may hold it: the memory is given back
     return seat is not None
-
-
-def lay_out(site: Site) -> None:
-    """Store the weights of a first map as the engine reads them: only a Conv1D's need that."""
-    for linear in (site.up, site.gate):
-        if isinstance(linear, Transposed):
-            linear.lay_out()
-
-
-def give_back(site: Site, engine: Engine | None) -> None:
-    """Give the weights the memory layout that they had before the engine."""
-    for linear in (site.up, site.gate):
-        if isinstance(linear, Transposed):
-            linear.put_back()
-    if engine is not None:
-        engine.detach()
