@@ -249,13 +249,13 @@ def test_a_fused_step_on_a_flat_vector_is_noticed():
 
 def test_steps_are_counted_for_layers_that_live():
     gc.collect()
-    before = len(freshness._steps)
+    before = len(freshness._served)
     layer = Layer().requires_grad_(False)
     layer.engine(torch.randn(1, D))
-    assert len(freshness._steps) == before + 2
+    assert len(freshness._served) == before + 2
     del layer
     gc.collect()
-    assert len(freshness._steps) == before
+    assert len(freshness._served) == before
 
 
 def test_parameters_without_memory_take_steps():

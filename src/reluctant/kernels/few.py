@@ -30,7 +30,7 @@ from reluctant.kernels.rows import CHUNK, add_list
 from reluctant.kernels.sums import Tokens, float_sums, integer_sums, take_tokens
 from reluctant.kernels.team import spread
 from reluctant.kernels.turns import STRIDE, add_one, wait_for
-from reluctant.kernels.watch import prefetch_watched, watched_changed
+from reluctant.kernels.watch import watched_changed
 
 MAX_TOKENS = 16
 BLOCK = 8 * GROUP  # neurons: going from one step to the next costs a wait for memory
@@ -152,7 +152,6 @@ def _block(b: int, tokens: Any, layer: Any, rule: Any, s: Any, limit: float) -> 
     prefetch_row(layer.own_norm, 0, lo, hi)
     prefetch_row(layer.row_sum, 0, lo, hi)
     prefetch_row(layer.bias, 0, lo, hi)
-    prefetch_watched(layer, lo, hi)
     _sums(lo, hi, tokens, layer, rule, s.sums)
     s.counts[b, 0] = 0
     for m in range(many):
