@@ -3,6 +3,8 @@
 import copy
 import gc
 import multiprocessing
+import subprocess
+import sys
 import threading
 import weakref
 
@@ -265,6 +267,15 @@ def test_parameters_without_memory_take_steps():
     sparse = nn.Embedding(5, 2, sparse=True)
     sparse(torch.tensor([1])).sum().backward()
     torch.optim.SGD([empty, *sparse.parameters()], lr=1.0).step()
+
+
+def test_importing_hooks_into_nobodys_optimizer():
+    program = (
+        "import torch.optim.optimizer as o; before = len(o._global_optimizer_post_hooks), "
+        "len(o._global_optimizer_pre_hooks); import reluctant.engine, reluctant.surgery; "
+        "assert before == (len(o._global_optimizer_post_hooks), len(o._global_optimizer_pre_hooks))"
+    )
+    subprocess.run([sys.executable, "-c", program], check=True, timeout=120)
 
 
 # Made once, by whoever comes first.
