@@ -44,8 +44,12 @@ class Transformer(nn.Module):
         self.input_embedding = nn.Embedding(config.source_vocab, config.d_model)
         self.input_positions = PositionalEncoding(config)
         self.encoder = Encoder(config)
-        self.output_embedding = self.input_embedding
-        if config.target_vocab is not None:
+        if config.target_vocab is None:  # shared, by a module of its own: torch.func's
+            # functional_call would leave its parameters behind in a module that has two names
+            shared = self.input_embedding.weight
+            self.output_embedding = nn.Embedding.from_pretrained(shared)  # type: ignore[no-untyped-call]
+            self.output_embedding.weight = shared
+        else:
             self.output_embedding = nn.Embedding(config.target_vocab, config.d_model)
         self.output_positions = PositionalEncoding(config)
         self.decoder = Decoder(config)
