@@ -102,6 +102,8 @@ def _check_linear(part: nn.Module | None, form: Form) -> None:
             refused=True,
         )
     _check_weights(part, form)
+    if 0 in (sizes(part) or ()):
+        raise Unfit(f"{name} has no neurons, or no inputs: there is nothing to save", refused=True)
     up = form.up
     if not (fits(up, part) if part is form.down else sizes(up) == sizes(part)):
         raise Unfit(f"the sizes of {name} do not fit those of the first Linear", refused=True)
