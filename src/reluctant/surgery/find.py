@@ -143,7 +143,7 @@ def _site(module: nn.Module, form: Form) -> Site:
     trains, leading = True, 2
     known = form.proven or form.row is not None
     if known:
-        activation = identify(form.live) if form.live is not None else None
+        activation = identify(form.live, _dtype(up)) if form.live is not None else None
     else:
         linears = [up, down] if gate is None else [up, gate, down]
         proof = prove(module, linears, form.live, form.norm)
@@ -182,6 +182,12 @@ def _site(module: nn.Module, form: Form) -> Site:
         scalars=scalars,
         norm=form.norm,
     )
+
+
+def _dtype(up: nn.Module) -> torch.dtype:
+    weight = up._parameters["weight"]
+    assert weight is not None
+    return weight.dtype
 
 
 def _switches(
