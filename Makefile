@@ -24,7 +24,7 @@ bench: $(STAMP)
 	$(BIN)/reluctant bench
 
 families: $(STAMP)
-	$(BIN)/python -m reluctant.surgery.scan
+	$(BIN)/python -m tools.scan
 
 # The README's picture, about five minutes.
 plot: $(STAMP)

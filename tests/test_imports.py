@@ -1,4 +1,4 @@
-"""What is imported when, and what works where Numba is not installed."""
+"""What is loaded when: nothing heavy for help, nothing that needs Numba for plain torch."""
 
 import subprocess
 import sys
@@ -9,50 +9,70 @@ import reluctant
 from reluctant.errors import ReluctantError
 from reluctant.missing import numba_for
 
+WITHOUT_NUMBA = "import sys; sys.modules['numba'] = sys.modules['llvmlite'] = None\n"
 
-def run_without(modules: tuple[str, ...], code: str) -> str:
-    """What the code prints in a process of its own in which these modules cannot be imported."""
-    halted = f"import sys; sys.modules.update(dict.fromkeys({modules!r}))\n"
-    command = [sys.executable, "-W", "error", "-c", halted + code]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
+
+def python(code: str) -> str:
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     return done.stdout
 
 
-def test_import_and_help_need_neither_torch_nor_numba() -> None:
-    code = """
-import reluctant
-assert issubclass(reluctant.ReluctantError, ValueError)
-assert reluctant.ReluctantWarning and reluctant.__version__
-assert set(reluctant.__all__) < set(dir(reluctant))
-from reluctant.cli import app
-app(["--help"], standalone_mode=False)
-app(["bench", "--help"], standalone_mode=False)
-"""
-    heavy = ("torch", "numpy", "numba", "llvmlite", "matplotlib", "transformers")
-    assert "--densities" in run_without(heavy, code)
+@pytest.mark.parametrize(
+    "code",
+    [
+        "import reluctant; dir(reluctant); assert reluctant.__version__",
+        "from reluctant import ReluctantError, ReluctantWarning",
+        "from reluctant.cli import app; app(['--help'], standalone_mode=False)",
+        "from reluctant.cli import app; app(['bench', '--help'], standalone_mode=False)",
+    ],
+)
+def test_torch_and_numba_are_not_loaded(code: str) -> None:
+    heavy = "('torch', 'numba', 'numpy', 'ruaccent', 'onnxruntime', 'openvino', 'reluctant.demo')"
+    found = python(f"{code}\nimport sys; print([m for m in {heavy} if m in sys.modules])")
+    assert found.splitlines()[-1] == "[]"
 
 
-def test_plain_layers_need_no_numba() -> None:
-    code = """
-import torch, reluctant
-from reluctant.transformer import Transformer, TransformerConfig, greedy
-x = torch.ones(2, 8)
-assert reluctant.FeedForward(8, activation="swiglu")(x).shape == x.shape
-assert reluctant.FeedForward(8, activation=reluctant.thresholded_relu(0.5))(x).shape == x.shape
-assert "relu" in reluctant.activation_names()
-config = TransformerConfig(20, d_model=16, heads=2, encoder_layers=1, decoder_layers=1)
-assert len(greedy(Transformer(config).eval(), torch.tensor([[3, 4]]), max_length=3)) == 1
-"""
-    run_without(("numba", "llvmlite"), code)
+@pytest.mark.parametrize(
+    "code",
+    [
+        "import reluctant; print(reluctant.activation_names(), reluctant.thresholded_relu(0.5))",
+        "import torch, reluctant\n"
+        "layer = reluctant.FeedForward(8, 16, 'swiglu')\n"
+        "layer(torch.randn(2, 8)).sum().backward()",
+        "import torch, reluctant.transformer as t\n"
+        "m = t.Transformer(t.TransformerConfig(20, d_model=16, heads=2, d_ff=32)).eval()\n"
+        "t.greedy(m, torch.tensor([[3, 4, 5]]), max_length=4)",
+        "from reluctant.cli import app; app(['--help'], standalone_mode=False)",
+    ],
+)
+def test_numba_is_not_needed(code: str) -> None:
+    python(WITHOUT_NUMBA + code)
+
+
+def test_every_public_name_is_there_and_no_other() -> None:
+    for name in reluctant.__all__:
+        assert getattr(reluctant, name) is getattr(reluctant, name)
+    assert {*reluctant.__all__, "surgery", "transformer"} <= set(dir(reluctant))
+    with pytest.raises(AttributeError, match="no attribute 'optimise'"):
+        reluctant.optimise  # noqa: B018
+    assert not hasattr(reluctant, "cli_that_is_not")
+
+
+def test_the_module_is_the_command() -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "reluctant", "--version"], capture_output=True, text=True, check=True
+    )
+    assert done.stdout.strip() == f"reluctant {reluctant.__version__}"
 
 
 def test_what_needs_numba_says_so() -> None:
+    """In one line, by its name, with the mend; commands exit with 2."""
     code = """
 import reluctant
 from typer.testing import CliRunner
 from reluctant.cli import app
-for name in ("optimize", "restore", "refresh", "Report", "Entry"):
+for name in ("optimize", "restore", "refresh", "Report", "Entry", "surgery"):
     try:
         getattr(reluctant, name)
     except reluctant.ReluctantError as error:
@@ -65,7 +85,7 @@ for command in (["optimize", "nowhere"], ["bench", "--quick"], ["demo"]):
     assert result.exit_code == 2, result
     assert "pip install numba" in result.stderr and "Traceback" not in result.stderr, result.stderr
 """
-    run_without(("numba", "llvmlite"), code)
+    python(WITHOUT_NUMBA + code)
 
 
 def test_numbas_own_refusal_is_passed_on_and_nothing_else_is_called_numbas() -> None:
@@ -76,12 +96,3 @@ def test_numbas_own_refusal_is_passed_on_and_nothing_else_is_called_numbas() -> 
         raise ImportError("Numba needs NumPy 2.4 or less. Got NumPy 2.9.")
     with pytest.raises(ImportError, match="einops"), numba_for("this"):
         raise ModuleNotFoundError("No module named 'einops'", name="einops")
-
-
-def test_names() -> None:
-    for name in reluctant.__all__:
-        assert getattr(reluctant, name) is getattr(reluctant, name)
-    assert reluctant.optimize.__name__ == "optimize"
-    assert reluctant.activations.names is reluctant.activation_names
-    with pytest.raises(AttributeError, match="no attribute 'optimise'"):
-        _ = reluctant.optimise  # type: ignore[attr-defined]

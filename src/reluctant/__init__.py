@@ -10,11 +10,11 @@
 >>> reluctant.restore(model)
 1
 
-Each name is imported when it is first asked for: torch takes seconds, and only engines need Numba.
+What stands here is imported when it is asked for: `import reluctant` loads neither torch nor
+Numba, and `FeedForward` and `reluctant.transformer` work where there is no Numba.
 """
 
-from importlib import import_module
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from reluctant.errors import ReluctantError, ReluctantWarning
 from reluctant.missing import numba_for
@@ -44,36 +44,37 @@ __all__ = [
     "thresholded_relu",
 ]
 
-# Where each name stands, and as what.
-_PLACES = {
-    "Activation": ("activations", "Activation"),
-    "Entry": ("surgery", "Entry"),
-    "FeedForward": ("feedforward", "FeedForward"),
-    "Report": ("surgery", "Report"),
-    "activation_names": ("activations", "names"),
-    "optimize": ("surgery", "optimize"),
-    "refresh": ("surgery", "refresh"),
-    "register_activation": ("activations", "register"),
-    "restore": ("surgery", "restore"),
-    "thresholded_relu": ("activations", "thresholded_relu"),
-}
-_MODULES = ("activations", "feedforward", "surgery", "transformer")
+if not TYPE_CHECKING:  # a type checker would take any name for one that there is
+    # Public name -> the module it stands in, and what it is called there; None: the module itself.
+    _FROM = {
+        "Activation": ("activations", "Activation"),
+        "activation_names": ("activations", "names"),
+        "register_activation": ("activations", "register"),
+        "thresholded_relu": ("activations", "thresholded_relu"),
+        "FeedForward": ("feedforward", "FeedForward"),
+        "Entry": ("surgery", "Entry"),
+        "Report": ("surgery", "Report"),
+        "optimize": ("surgery", "optimize"),
+        "refresh": ("surgery", "refresh"),
+        "restore": ("surgery", "restore"),
+        "activations": ("activations", None),
+        "feedforward": ("feedforward", None),
+        "surgery": ("surgery", None),
+        "transformer": ("transformer", None),
+    }
 
+    def __getattr__(name):
+        if name not in _FROM:
+            raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+        from importlib import import_module  # noqa: PLC0415
 
-def __getattr__(name: str) -> Any:
-    """Import a name that is asked for the first time; then it is an ordinary one.
+        module, inside = _FROM[name]
+        with numba_for(f"reluctant.{name}"):
+            found = import_module(f"{__name__}.{module}")
+        if inside is not None:
+            found = getattr(found, inside)
+        globals()[name] = found
+        return found
 
-    Raises ReluctantError if it needs Numba, which is missing or does not fit.
-    """
-    if name not in _PLACES and name not in _MODULES:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    module, inside = _PLACES.get(name, (name, ""))
-    with numba_for(f"reluctant.{name}"):
-        found = import_module(f"{__name__}.{module}")
-    value = getattr(found, inside) if inside else found
-    globals()[name] = value
-    return value
-
-
-def __dir__() -> list[str]:
-    return sorted({*globals(), *__all__, *_MODULES})
+    def __dir__():
+        return sorted({*globals(), *_FROM})

@@ -1,16 +1,13 @@
 """`reluctant bench`."""
 
-from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated, Any, TypeVar
+from typing import Annotated, Any
 
 import typer
 
-from reluctant.cli.shared import FAILED, JsonFile, clean_exit, progress_bar
+from reluctant.cli.common import FAILED, JsonFile, clean_exit, listed, progress
 from reluctant.errors import ReluctantError
 from reluctant.files import write_json
-
-T = TypeVar("T")
 
 
 def bench(
@@ -63,12 +60,12 @@ def bench(
         from reluctant.bench.table import show  # noqa: PLC0415
 
         picked: dict[str, Any] = {
-            "phases": _listed(phases, str),
-            "shapes": _listed(shapes, grid.Shape.parse),
-            "dtypes": _listed(dtypes, str),
-            "densities": [p / 100 for p in _listed(densities, float)],
-            "tokens": _listed(tokens, int),
-            "states": _listed(states, str),
+            "phases": listed(phases, str),
+            "shapes": listed(shapes, grid.Shape.parse),
+            "dtypes": listed(dtypes, str),
+            "densities": [p / 100 for p in listed(densities, float)],
+            "tokens": listed(tokens, int),
+            "states": listed(states, str),
         }
         wholes = {"quick": quick, "full": full, "real": real, "plot": plot is not None}
         whole = [name for name, on in wholes.items() if on]
@@ -84,7 +81,7 @@ def bench(
                 raise ReluctantError("--from draws a picture: it goes with --plot, without --json")
             picture.draw(picture.load(rows_from), plot)
             return
-        names = _listed(peers, str) or list(grid.SWEEP_PEERS if plot else BUILDERS)
+        names = listed(peers, str) or list(grid.SWEEP_PEERS if plot else BUILDERS)
         if quick and not peers:
             names.remove("compile")  # minutes of compiling, for what oneDNN's row shows as well
         if picks:
@@ -93,15 +90,13 @@ def bench(
             selections = {"quick": grid.quick, "full": grid.full, "real": grid.real}
             selections |= {"plot": grid.sweep, "usual": grid.usual}
             cells = selections[whole[0] if whole else "usual"]()
-        with progress_bar() as progress:
-            task = progress.add_task("starting", total=len(cells))
+        with progress() as bar:
+            task = bar.add_task("starting", total=len(cells))
             result = run_bench(
                 cells,
                 rounds=rounds or (4 if quick or plot else 5),
                 names=[] if names == ["none"] else names,
-                on_progress=lambda what, done: progress.update(
-                    task, description=what, completed=done
-                ),
+                on_progress=lambda what, done: bar.update(task, description=what, completed=done),
             )
         show(result, Console())
         if json is not None:
@@ -110,14 +105,3 @@ def bench(
             picture.draw(result.rows, plot)
         if not result.agree:
             raise typer.Exit(FAILED)
-
-
-def _listed(text: str, kind: Callable[[str], T]) -> list[T]:
-    """The values of an option that takes several, separated by commas."""
-    parts = [part.strip() for part in text.split(",") if part.strip()]
-    try:
-        return [kind(part) for part in parts]
-    except ReluctantError:
-        raise
-    except ValueError as error:
-        raise ReluctantError(f"expected numbers separated by commas, got {text!r}") from error

@@ -4,7 +4,7 @@ from typing import Annotated
 
 import typer
 
-from reluctant.cli.shared import FAILED, JsonFile, clean_exit, progress_bar
+from reluctant.cli.common import FAILED, JsonFile, clean_exit, progress
 from reluctant.files import write_json
 
 
@@ -25,9 +25,9 @@ def demo(
         from reluctant.demo.table import show  # noqa: PLC0415
 
         texts = sentences()
-        with progress_bar() as progress:
-            task = progress.add_task("decoding, five ways", total=-(-len(texts) // batch_size))
-            result = run_demo(texts, batch_size=batch_size, on_batch=lambda: progress.advance(task))
+        with progress() as bar:
+            task = bar.add_task("decoding, five ways", total=-(-len(texts) // batch_size))
+            result = run_demo(texts, batch_size=batch_size, on_batch=lambda: bar.advance(task))
         show(result, Console())
         if json is not None:
             write_json(json, result.to_json())

@@ -4,7 +4,7 @@ from typing import Annotated, Literal
 
 import typer
 
-from reluctant.cli.shared import FAILED, JsonFile, clean_exit
+from reluctant.cli.common import FAILED, JsonFile, clean_exit
 from reluctant.files import write_json
 
 
