@@ -6,6 +6,7 @@ missing extra); 130, interrupted. Heavy imports stand inside the commands: help 
 
 import os
 import signal
+import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from importlib.metadata import version
@@ -120,6 +121,13 @@ def bench(
         typer.Option("--from", metavar="FILE", help="With --plot: draw what --json has written."),
     ] = None,
     full: Annotated[bool, typer.Option("--full", help="The whole grid: hours.")] = False,
+    crowded: Annotated[
+        bool, typer.Option("--crowded", help="Beside busy processes; eager is the only peer.")
+    ] = False,
+    limited_to: Annotated[
+        str | None,
+        typer.Option("--as", metavar="avx2", help="As on a processor with no more than that."),
+    ] = None,
     json: JsonFile = None,
 ) -> None:
     """Time layers beside torch eager and compiled, oneDNN, ONNX Runtime and OpenVINO.
@@ -129,7 +137,7 @@ def bench(
     its dtype's rounding.
     """
     with _clean_exit(json):
-        from reluctant.bench import grid, run_bench  # noqa: PLC0415
+        from reluctant.bench import grid, limited, run_bench  # noqa: PLC0415
         from reluctant.bench import plot as picture  # noqa: PLC0415
         from reluctant.bench.peers import BUILDERS  # noqa: PLC0415
         from reluctant.bench.table import show  # noqa: PLC0415
@@ -143,12 +151,15 @@ def bench(
             "states": _listed(states, str),
         }
         wholes = {"quick": quick, "full": full, "real": real, "plot": plot is not None}
+        wholes["crowded"] = crowded
         whole = [name for name, on in wholes.items() if on]
         picks = [f"--{name}" for name, values in picked.items() if values]
         picks += ["--activation"] * (activation != "relu")
+        picks += ["--peers"] * (crowded and peers != "")
         if len(whole) > 1 or (whole and picks):
             both = " and ".join([f"--{name}" for name in whole] + picks)
             raise ReluctantError(f"expected one selection, got {both}: leave one out")
+        limited.ensure(limited_to, sys.argv[1:])
         if plot is not None:
             picture.check(plot)
         if rows_from is not None:
@@ -156,7 +167,11 @@ def bench(
                 raise ReluctantError("--from draws a picture: it goes with --plot, without --json")
             picture.draw(picture.load(rows_from), plot)
             return
-        names = _listed(peers, str) or list(grid.SWEEP_PEERS if plot else BUILDERS)
+        if crowded:
+            _bench_crowded(rounds or 5, limited_to, json)
+            return
+        names = limited.peers(limited_to, _listed(peers, str))
+        names = names or list(grid.SWEEP_PEERS if plot else BUILDERS)
         if quick and not peers:
             names.remove("compile")  # minutes of compiling, for what oneDNN's row shows as well
         if picks:
@@ -171,6 +186,7 @@ def bench(
                 cells,
                 rounds=rounds or (4 if quick or plot else 5),
                 names=[] if names == ["none"] else names,
+                limited_to=limited_to,
                 on_progress=lambda what, done: progress.update(
                     task, description=what, completed=done
                 ),
@@ -182,6 +198,62 @@ def bench(
             picture.draw(result.rows, plot)
         if not result.agree:
             raise typer.Exit(FAILED)
+
+
+def _bench_crowded(rounds: int, limited_to: str | None, json: Path | None) -> None:
+    from reluctant.bench import crowded  # noqa: PLC0415
+
+    with _progress() as progress:
+        task = progress.add_task("starting", total=crowded.STEPS)
+        result = crowded.run_crowded(
+            rounds=rounds,
+            limited_to=limited_to,
+            on_progress=lambda what, done: progress.update(task, description=what, completed=done),
+        )
+    crowded.show(result, Console())
+    if json is not None:
+        write_json(json, result.to_json())
+    if not result.agree:
+        raise typer.Exit(FAILED)
+
+
+@app.command()
+def tune(
+    quick: Annotated[
+        bool, typer.Option("--quick", help="A minute, and coarse; else some minutes.")
+    ] = False,
+    forget: Annotated[
+        bool, typer.Option("--forget", help="Go back to the table that is shipped.")
+    ] = False,
+) -> None:
+    """Measure which way of computing is the fastest on this machine, and go by it from now on.
+
+    The table is kept in the user's cache folder, one for each number of threads. Do it when the
+    machine is idle, and again after an upgrade.
+    """
+    with _clean_exit(None):
+        from reluctant import tables  # noqa: PLC0415
+
+        if forget:
+            if quick:
+                raise ReluctantError("expected --quick or --forget, got both: leave one out")
+            for path in tables.forget():
+                typer.echo(f"removed: {path}")
+            return
+        tables.check_folder()
+        from reluctant.bench import crossings  # noqa: PLC0415
+        from reluctant.tune import run_tune, show  # noqa: PLC0415
+
+        plan = crossings.QUICK if quick else crossings.FULL
+        with _progress() as progress:
+            task = progress.add_task("starting", total=len(plan))
+            tuned = run_tune(
+                plan,
+                on_progress=lambda what, done: progress.update(
+                    task, description=what, completed=done
+                ),
+            )
+        show(tuned, Console())
 
 
 @app.command()
