@@ -80,8 +80,7 @@ def restore(model: nn.Module) -> int:
     Returns how many layers were put back. Raises ReluctantError if model is no nn.Module.
     """
     _check_model(model)
-    # the last one put in first: layers that share a weight undo each other's layouts in turn
-    return sum(take_out(module) for module in reversed(list(model.modules())))
+    return sum(take_out(module) for module in list(model.modules()))
 
 
 def refresh(model: nn.Module) -> int:
