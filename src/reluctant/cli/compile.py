@@ -1,0 +1,27 @@
+"""`reluctant compile`."""
+
+from time import perf_counter
+
+import typer
+
+from reluctant.cli.common import clean_exit, progress
+
+
+def compile_kernels() -> None:
+    """Compile all kernels now, for this kind of processor, instead of in first calls.
+
+    For images of containers: the code is kept beside the package, or in NUMBA_CACHE_DIR. It serves
+    processors of the kind that compiled it; NUMBA_CPU_NAME, the same there, names another.
+    """
+    with clean_exit(None):
+        from reluctant.precompile import compile_all, kinds  # noqa: PLC0415
+
+        start, count = perf_counter(), len(kinds())
+        with progress() as bar:
+            task = bar.add_task("compiling", total=count)
+            number = iter(range(count))
+            place = compile_all(
+                lambda kind: bar.update(task, description=kind, completed=next(number))
+            )
+        seconds = perf_counter() - start
+        typer.echo(f"all kernels are compiled ({seconds:.0f} s), and kept in {place}")
