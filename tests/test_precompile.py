@@ -1,5 +1,6 @@
 """`reluctant compile` compiles all that engines need."""
 
+import json
 import os
 import subprocess
 import sys
@@ -49,12 +50,15 @@ def test_every_kind_goes_its_way(kind: precompile.Kind) -> None:
     assert precompile.compile_one(kind) == expected[kind.way]
 
 
-def test_the_command_says_where(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_command_says_where(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     seen: list[precompile.Kind] = []
     monkeypatch.setattr(precompile, "compile_one", seen.append)
-    result = CliRunner().invoke(app, ["compile"])
+    result = CliRunner().invoke(app, ["compile", "--json", str(tmp_path / "x.json")])
     assert result.exit_code == 0, result.output
     assert "all kernels are compiled" in result.stdout
+    written = json.loads((tmp_path / "x.json").read_text())
+    assert written["kinds"] == list(map(str, precompile.kinds()))
+    assert written["folder"] in result.stdout.replace("\n", "")
     assert seen == precompile.kinds()
 
 

@@ -16,6 +16,7 @@ from reluctant.engine import Engine
 from reluctant.errors import ReluctantError
 from reluctant.kernels.entry import run_at
 from reluctant.kernels.team import team_of
+from reluctant.sketch import SERVED
 from reluctant.ways import NEVER_ABOVE, Limits
 
 D_MODEL, D_FF = 32, 64
@@ -51,7 +52,7 @@ def kinds() -> list[Kind]:
         *(Kind(torch.float32, False, False, way) for way in FORCED),
         Kind(torch.float32, True, False, screened),
         *(Kind(torch.float32, *layer, few) for layer in layers[1:]),
-        *(Kind(torch.bfloat16, *layer, few) for layer in layers),
+        *(Kind(d, *layer, few) for d in SERVED if d != torch.float32 for layer in layers),
     ]
 
 
