@@ -19,7 +19,7 @@ from reluctant.bench import (
     Result,
     Row,
     Shape,
-    crossings,
+    fit,
     grid,
     limits,
     measure,
@@ -460,14 +460,14 @@ def test_the_table_is_legible_in_80_columns() -> None:
 def test_a_try_in_vain_is_paid_for(tried: tuple[float, float, float], seconds: float) -> None:
     ways = {"few": 1.0, "screen": 2.0, "many": 4.0, "dense": 8.0}
     vain = {"few in vain": 8.5, "screen in vain": 9.0, "many in vain": 10.0}
-    cell = crossings.Cell("float32", 1, 1, 0.1, 0.2, 0.3, ways | vain)
-    assert crossings._expected(cell, Limits(*tried)) == seconds
+    cell = fit.Cell("float32", 1, 1, 0.1, 0.2, 0.3, ways | vain)
+    assert fit.expected(cell, Limits(*tried)) == seconds
 
 
 def test_one_bad_cell_counts_more_than_two_fair_ones() -> None:
     times = ((0.1, 1.0, 1.5), (0.2, 3.0, 1.0), (0.3, 3.0, 1.0))
     cells = [
-        crossings.Cell("float32", 1, 1, p, p, p, {"few": f, "dense": d, "few in vain": d + 0.3})
+        fit.Cell("float32", 1, 1, p, p, p, {"few": f, "dense": d, "few in vain": d + 0.3})
         for p, f, d in times
     ]
-    assert crossings.limits_of(cells) == Limits(0.15, 0.0, 0.0)
+    assert fit.limits_of(cells) == Limits(0.15, 0.0, 0.0)

@@ -1,4 +1,4 @@
-"""The command line: `reluctant demo`, `bench`, `optimize`, `compile`.
+"""The command line: `reluctant demo`, `bench`, `optimize`, `compile`, `tune`.
 
 Exit codes: 0, all is well; 1, it ran and a check failed; 2, it could not run (usage, input, a
 missing extra); 130, interrupted. Heavy imports stand inside the commands: help is quick.
@@ -17,6 +17,7 @@ from reluctant.cli.common import INTERRUPTED
 from reluctant.cli.compile import compile_kernels
 from reluctant.cli.demo import demo
 from reluctant.cli.optimize import optimize
+from reluctant.cli.tune import tune
 
 app = typer.Typer(
     help="The Transformer's feed-forward layer, exact and fast on CPUs.",
@@ -24,7 +25,7 @@ app = typer.Typer(
     no_args_is_help=True,
     pretty_exceptions_enable=False,
 )
-for command in (demo, bench, optimize):
+for command in (demo, bench, optimize, tune):
     app.command()(command)
 app.command("compile")(compile_kernels)
 

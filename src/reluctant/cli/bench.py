@@ -1,5 +1,6 @@
 """`reluctant bench`."""
 
+import sys
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -43,6 +44,13 @@ def bench(
         typer.Option("--from", metavar="FILE", help="With --plot: draw what --json has written."),
     ] = None,
     full: Annotated[bool, typer.Option("--full", help="The whole grid: hours.")] = False,
+    crowded: Annotated[
+        bool, typer.Option("--crowded", help="Beside busy processes; eager is the only peer.")
+    ] = False,
+    limited_to: Annotated[
+        str | None,
+        typer.Option("--as", metavar="avx2", help="As on a processor with no more than that."),
+    ] = None,
     json: JsonFile = None,
 ) -> None:
     """Time layers beside torch eager and compiled, oneDNN, ONNX Runtime and OpenVINO.
@@ -54,7 +62,7 @@ def bench(
     with clean_exit(json):
         from rich.console import Console  # noqa: PLC0415
 
-        from reluctant.bench import grid, run_bench  # noqa: PLC0415
+        from reluctant.bench import grid, limited, run_bench  # noqa: PLC0415
         from reluctant.bench import plot as picture  # noqa: PLC0415
         from reluctant.bench.peers import BUILDERS  # noqa: PLC0415
         from reluctant.bench.table import show  # noqa: PLC0415
@@ -68,12 +76,15 @@ def bench(
             "states": listed(states, str),
         }
         wholes = {"quick": quick, "full": full, "real": real, "plot": plot is not None}
+        wholes["crowded"] = crowded
         whole = [name for name, on in wholes.items() if on]
         picks = [f"--{name}" for name, values in picked.items() if values]
         picks += ["--activation"] * (activation != "relu")
+        picks += ["--peers"] * (crowded and peers != "")
         if len(whole) > 1 or (whole and picks):
             both = " and ".join([f"--{name}" for name in whole] + picks)
             raise ReluctantError(f"expected one selection, got {both}: leave one out")
+        limited.ensure(limited_to, sys.argv[1:])
         if plot is not None:
             picture.check(plot)
         if rows_from is not None:
@@ -81,7 +92,11 @@ def bench(
                 raise ReluctantError("--from draws a picture: it goes with --plot, without --json")
             picture.draw(picture.load(rows_from), plot)
             return
-        names = listed(peers, str) or list(grid.SWEEP_PEERS if plot else BUILDERS)
+        if crowded:
+            _crowded(rounds or 5, limited_to, json)
+            return
+        names = limited.peers(limited_to, listed(peers, str))
+        names = names or list(grid.SWEEP_PEERS if plot else BUILDERS)
         if quick and not peers:
             names.remove("compile")  # minutes of compiling, for what oneDNN's row shows as well
         if picks:
@@ -96,6 +111,7 @@ def bench(
                 cells,
                 rounds=rounds or (4 if quick or plot else 5),
                 names=[] if names == ["none"] else names,
+                limited_to=limited_to,
                 on_progress=lambda what, done: bar.update(task, description=what, completed=done),
             )
         show(result, Console())
@@ -105,3 +121,22 @@ def bench(
             picture.draw(result.rows, plot)
         if not result.agree:
             raise typer.Exit(FAILED)
+
+
+def _crowded(rounds: int, limited_to: str | None, json: Path | None) -> None:
+    from rich.console import Console  # noqa: PLC0415
+
+    from reluctant.bench import crowded  # noqa: PLC0415
+
+    with progress() as bar:
+        task = bar.add_task("starting", total=crowded.STEPS)
+        result = crowded.run_crowded(
+            rounds=rounds,
+            limited_to=limited_to,
+            on_progress=lambda what, done: bar.update(task, description=what, completed=done),
+        )
+    crowded.show(result, Console())
+    if json is not None:
+        write_json(json, result.to_json())
+    if not result.agree:
+        raise typer.Exit(FAILED)
