@@ -3,8 +3,11 @@ away fails here, by its name. A private name that no line here knows of fails, t
 """
 
 import ast
+import inspect
 import re
+import sys
 from collections.abc import Callable, Iterator
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -18,11 +21,23 @@ import reluctant
 SOURCES = Path(reluctant.__file__).parent
 ROOTS = (SOURCES, SOURCES.parents[1] / "tools")
 # Of Python's own library; and strings of ours that are no names of others.
-KNOWN = {"_asdict", "_exit", "_fields", "_replace"} | {"_of_", "_reluctant", "_token_id"}
+KNOWN = {"_asdict", "_exit", "_fields", "_replace"} | {
+    "_of_",
+    "_reluctant",
+    "_token_id",
+    "_padding_idx",
+}
 
 
 def numba_dispatcher() -> Any:
     return njit(cache=True)(numba_dispatcher)
+
+
+class Arguments:
+    """Of a class's constructor, as attributes."""
+
+    def __init__(self, kind: type) -> None:
+        self.__dict__.update(inspect.signature(kind).parameters)
 
 
 # Name -> what has it, as the code relies on it.
@@ -37,6 +52,7 @@ OWNERS: dict[str, Callable[[], Any]] = {
     "_backward_pre_hooks": lambda: nn.Linear(1, 1),
     "_has_any_global_hook": lambda: torch.nn.modules.module,
     "_DropoutNd": lambda: torch.nn.modules.dropout,
+    "_weight": lambda: Arguments(nn.Embedding),
     # Torch's Transformer layers.
     "_ff_block": lambda: nn.TransformerEncoderLayer,
     "_sa_block": lambda: nn.TransformerEncoderLayer,
@@ -47,6 +63,10 @@ OWNERS: dict[str, Callable[[], Any]] = {
     "_are_functorch_transforms_active": lambda: torch._C,
     "_len_torch_dispatch_stack": lambda: torch._C,
     "_is_tracing": lambda: torch._C,
+    "_len_torch_function_stack": lambda: torch._C,
+    "_get_function_stack_at": lambda: torch._C,
+    "_device": lambda: sys.modules[import_module("torch.utils._device").__package__],
+    "_post_accumulate_grad_hooks": lambda: nn.Linear(1, 1).weight,
     "_current_level": lambda: torch.autograd.forward_ad,
     "_pytree": lambda: torch.utils,
     # Dense products, and the benchmark's peers.

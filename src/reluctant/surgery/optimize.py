@@ -3,6 +3,7 @@
 import torch
 from torch import Tensor, nn
 
+from reluctant.announce import announced
 from reluctant.engine import Engine
 from reluctant.errors import ReluctantError
 from reluctant.surgery.agree import agree
@@ -19,6 +20,7 @@ from reluctant.surgery.watch import Watch
 WAYS = ("auto", "dense", "few", "many")
 
 
+@announced
 def optimize(model: nn.Module, *, way: str = "auto") -> Report:
     """Let exact sparse engines compute the feed-forward layers of a model, in place.
 
