@@ -272,14 +272,3 @@ def test_version() -> None:
     result = invoke("--version")
     assert result.exit_code == 0
     assert result.stdout.strip() == f"reluctant {__version__}"
-
-
-def test_help_loads_nothing_heavy() -> None:
-    code = (
-        "import sys; from reluctant.cli import app; app(['--help'], standalone_mode=False); "
-        "print([m for m in ('ruaccent', 'onnxruntime', 'openvino', 'reluctant.demo') "
-        "if m in sys.modules])"
-    )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert "demo" in done.stdout
-    assert done.stdout.splitlines()[-1] == "[]"

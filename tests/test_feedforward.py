@@ -3,11 +3,14 @@
 import copy
 import io
 import pickle
+from collections.abc import Callable
+from typing import Any
 
 import pytest
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.nn.utils import parametrize
 
 from reluctant.activations import Activation, names, thresholded_relu
 from reluctant.errors import ReluctantError
@@ -290,3 +293,83 @@ def test_integers_need_not_be_python_s() -> None:
 def test_wrong_inputs(x: Tensor, message: str) -> None:
     with pytest.raises(ReluctantError, match=message):
         FeedForward(D, D_FF)(x)
+
+
+class Counts(nn.Module):
+    """A parametrization that knows how often it ran, and takes another step each time."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.n = 0
+
+    def forward(self, weight: Tensor) -> Tensor:
+        self.n += 1
+        return weight / self.n
+
+
+@pytest.mark.parametrize("activation", ["relu", "reglu"])
+def test_parametrizations_run_once(activation: str) -> None:
+    layer = FeedForward(8, 32, activation)
+    for linear in (layer.up, layer.down, layer.gate):
+        if linear is not None:
+            parametrize.register_parametrization(linear, "weight", Counts())
+            linear.parametrizations.weight[0].n = 0
+    for n in (1, 2, 3):
+        layer(torch.ones(3, 8))
+        for linear in (layer.up, layer.down, layer.gate):
+            assert linear is None or linear.parametrizations.weight[0].n == n
+
+
+def _casting_hook(layer: FeedForward) -> None:
+    layer.up.register_forward_pre_hook(lambda _, args: args[0].float())
+
+
+def _casting_forward(layer: FeedForward) -> None:
+    layer.up.forward = lambda x: F.linear(x.float(), layer.up.weight)  # type: ignore[method-assign]
+
+
+class Casts(nn.Linear):
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(x.float()[..., :8])
+
+
+def _casting_class(layer: FeedForward) -> None:
+    layer.up.__class__ = Casts
+
+
+def _sharded_weight(layer: FeedForward) -> None:
+    """As FSDP2 leaves it before its own hooks: a subclass, of another dtype than what runs."""
+    weight = Sharded.make(layer.up.weight)
+    layer.up._parameters["weight"] = weight  # type: ignore[assignment]
+
+
+class Sharded(Tensor):
+    """Casts what it meets to its own dtype."""
+
+    @staticmethod
+    def make(weight: Tensor) -> "Sharded":
+        return weight.detach().as_subclass(Sharded)
+
+    @classmethod
+    def __torch_function__(
+        cls, func: Any, types: Any, args: Any = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        with torch._C.DisableTorchFunctionSubclass():
+            if func is F.linear:
+                args = [a.float() if isinstance(a, Tensor) else a for a in args]
+            return func(*args, **(kwargs or {}))
+
+
+@pytest.mark.parametrize(
+    "change", [_casting_hook, _casting_forward, _casting_class, _sharded_weight]
+)
+def test_a_first_map_with_rules_of_its_own(change: Callable[[FeedForward], None]) -> None:
+    """It does what the same layer in an nn.Sequential does: the map says what it takes."""
+    layer = FeedForward(8, 32)
+    change(layer)
+    x = torch.randn(3, 8).double()
+    stack = nn.Sequential(layer.up, nn.ReLU(), layer.down)
+    assert torch.equal(layer(x), stack(x))
+    if change is _casting_class:
+        wide = torch.randn(3, 12)
+        assert torch.equal(layer(wide), stack(wide))

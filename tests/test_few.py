@@ -217,6 +217,7 @@ def test_weights_that_left_their_sketch_are_noticed(where):
     rows = np.arange(1024)
     if where == "corner":
         changed[5, 5] += np.float32(1e-3)
+        turn = 1  # of one row in four
     else:
         changed *= np.float32(1.5)  # all rows, behind what is remembered of each
         changed[rows, rows % 64] = keys[rows, rows % 64]

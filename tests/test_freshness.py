@@ -3,6 +3,8 @@
 import copy
 import gc
 import multiprocessing
+import subprocess
+import sys
 import threading
 import weakref
 
@@ -249,13 +251,13 @@ def test_a_fused_step_on_a_flat_vector_is_noticed():
 
 def test_steps_are_counted_for_layers_that_live():
     gc.collect()
-    before = len(freshness._steps)
+    before = len(freshness._served)
     layer = Layer().requires_grad_(False)
     layer.engine(torch.randn(1, D))
-    assert len(freshness._steps) == before + 2
+    assert len(freshness._served) == before + 2
     del layer
     gc.collect()
-    assert len(freshness._steps) == before
+    assert len(freshness._served) == before
 
 
 def test_parameters_without_memory_take_steps():
@@ -265,6 +267,15 @@ def test_parameters_without_memory_take_steps():
     sparse = nn.Embedding(5, 2, sparse=True)
     sparse(torch.tensor([1])).sum().backward()
     torch.optim.SGD([empty, *sparse.parameters()], lr=1.0).step()
+
+
+def test_importing_hooks_into_nobodys_optimizer():
+    program = (
+        "import torch.optim.optimizer as o; before = len(o._global_optimizer_post_hooks), "
+        "len(o._global_optimizer_pre_hooks); import reluctant.engine, reluctant.surgery; "
+        "assert before == (len(o._global_optimizer_post_hooks), len(o._global_optimizer_pre_hooks))"
+    )
+    subprocess.run([sys.executable, "-c", program], check=True, timeout=120)
 
 
 # Made once, by whoever comes first.

@@ -1,6 +1,7 @@
 """Transforms, tracers and compilers of torch see what they saw."""
 
 import copy
+import pickle
 import warnings
 from collections.abc import Callable
 from typing import Any
@@ -141,13 +142,69 @@ def test_compiles_into_one_graph() -> None:
     twin = copy.deepcopy(model)
     report = optimize(model)
     compiled = torch.compile(model, fullgraph=True, backend="aot_eager")
-    for x in (drawn(2, 5, D), drawn(2, 5, D, seed=1)):
-        same(compiled(x), twin(x))
+    same(compiled(drawn(2, 5, D)), twin(drawn(2, 5, D)))  # with gradients: torch's own operations
     with torch.no_grad():
-        same(compiled(drawn(1, 1, D)), twin(drawn(1, 1, D)))
+        for x in (drawn(2, 5, D), drawn(2, 5, D, seed=1), drawn(1, 1, D)):
+            same(compiled(x), twin(x))
     assert all(sum(entry.engine.calls.values()) == 3 for entry in report.swapped)
     for module in (model, twin):  # hooks come before compilation, says torch
         module[2].up.register_forward_hook(lambda module, args, y: y + 1)
     torch.compiler.reset()
     same(compiled(x), twin(x))
     assert sum(report.swapped[2].engine.calls.values()) == 3
+
+
+class Named(nn.Module):
+    """A layer inside a forward that does more, which looks at the name of its class."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.fc1, self.fc2 = nn.Linear(D, D_FF), nn.Linear(D_FF, D)
+        self.activation_fn = nn.functional.relu
+        self.seen: list[str] = []
+
+    def forward(self, hidden: Tensor) -> Tensor:
+        self.seen.append(f"{type(self).__module__}.{type(self).__qualname__}")
+        return hidden + self.fc2(self.activation_fn(self.fc1(hidden)))
+
+
+def test_classes_keep_their_names() -> None:
+    model = nn.Sequential(Own(), Named(), encoder_layer(), FeedForward(D, D_FF)).eval()
+    twin = copy.deepcopy(model)
+    assert len(optimize(model).swapped) == 4
+    for mine, theirs in zip(model.modules(), twin.modules(), strict=True):
+        for name in ("__name__", "__qualname__", "__module__", "__doc__"):
+            assert getattr(type(mine), name) == getattr(type(theirs), name)
+        assert mine._get_name() == theirs._get_name()
+    assert repr(model) == repr(twin)
+    model[1].seen.clear()
+    with torch.no_grad():
+        for _ in range(2):
+            model(drawn(1, 3, D))
+    assert set(model[1].seen) == {f"{Named.__module__}.Named"}
+
+
+def test_classes_pickle_as_the_originals() -> None:
+    layer, _, _ = pair(Own())
+    assert pickle.loads(pickle.dumps(type(layer))) is Own
+    assert pickle.loads(pickle.dumps({type(layer): 1})) == {Own: 1}
+    assert copy.deepcopy(type(layer)) is type(layer)
+
+
+def test_tools_that_look_classes_up_by_name() -> None:
+    from accelerate import infer_auto_device_map  # noqa: PLC0415
+    from accelerate.utils.dataclasses import get_module_class_from_name  # noqa: PLC0415
+
+    model = nn.Sequential(*(Named() for _ in range(4))).eval()
+    twin = copy.deepcopy(model)
+    optimize(model)
+    found = get_module_class_from_name(model, "Named")
+    assert found is not None
+    assert all(isinstance(layer, found) for layer in model)
+    size = sum(4 * p.numel() for p in model.parameters())
+    room = {"cpu": int(0.6 * size), "disk": 10**9}
+    maps = [
+        infer_auto_device_map(m, max_memory=dict(room), no_split_module_classes=["Named"])
+        for m in (model, twin)
+    ]
+    assert maps[0] == maps[1]

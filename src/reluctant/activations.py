@@ -3,6 +3,7 @@
 import copy
 from collections.abc import Callable
 from dataclasses import dataclass
+from itertools import product
 
 import torch
 import torch.nn.functional as F
@@ -10,7 +11,7 @@ from torch import Tensor, nn
 
 from reluctant.errors import ReluctantError
 from reluctant.kernels.codes import HARDSWISH, NONE, RELU, RELU2, RELU6
-from reluctant.probe import close, evaluate, grid
+from reluctant.probe import close, evaluate, grid, numbers, pieces
 
 
 @dataclass(frozen=True)
@@ -191,12 +192,14 @@ def register(activation: Activation) -> Activation:
     return _registry.setdefault(activation.name, activation)
 
 
-def identify(live: object) -> Activation | None:
+def identify(live: object, dtype: torch.dtype | None = None) -> Activation | None:
     """Return the known activation that a live function or module computes, None if there is none.
 
     live: a function, a functools.partial, or an nn.Module such as nn.GELU(approximate="tanh").
-    Its behaviour decides, not its name: float64 and float32 values on a grid (NaN included) have to
-    agree, in training and in evaluation mode, and to be exactly zero wherever ours is known to be.
+    dtype: in which it has to be that activation, besides float64 and float32.
+    Its behaviour decides, not its name: values on a grid that reaches from end to end of each dtype
+    (NaN and the infinities included) have to agree, in training and in evaluation mode, with
+    gradients and without, and to be exactly zero wherever ours is known to be.
     Modules with parameters, buffers, submodules or hooks are not identified: they are, or may
     become, more than a fixed function. A thresholded ReLU is found for any threshold if `live` is
     an nn.Threshold. Nothing is changed, random states included, and nothing is raised.
@@ -210,12 +213,12 @@ def identify(live: object) -> Activation | None:
         return live
     try:
         with torch.no_grad(), torch.random.fork_rng(devices=[]):
-            return _first_match(live)
+            return _first_match(live, dtype)
     except Exception:  # whatever a strange callable does, it is not an activation we know
         return None
 
 
-def _first_match(live: object) -> Activation | None:
+def _first_match(live: object, dtype: torch.dtype | None) -> Activation | None:
     variants: list[Callable[[Tensor], object]] = [live]  # type: ignore[list-item]
     candidates = list(_registry.values())
     if isinstance(getattr(live, "__self__", None), nn.Module):
@@ -229,12 +232,17 @@ def _first_match(live: object) -> Activation | None:
         if isinstance(live, nn.Threshold):
             candidates.append(thresholded_relu(live.threshold))
     points = [a.zero_below for a in candidates if a.zero_below is not None]
-    for variant in variants:
-        for dtype in (torch.float64, torch.float32):
-            z = grid(dtype, points)
-            theirs = evaluate(variant, z)
-            candidates = [a for a in candidates if _agrees(a, z, theirs)]
-    return candidates[0] if candidates else None
+    points += numbers(live)
+    dtypes = dict.fromkeys((torch.float64, torch.float32, dtype or torch.float32))
+    for kind in dtypes:
+        whole = grid(kind, points)
+        for variant, z, gradients in product(variants, (whole, *pieces(whole)), (False, True)):
+            with torch.set_grad_enabled(gradients):
+                theirs = evaluate(variant, z.clone().requires_grad_(gradients)).detach()
+            candidates = [a for a in candidates if agrees(a, z, theirs)]
+            if not candidates:
+                return None
+    return candidates[0]
 
 
 def _is_bare(module: nn.Module) -> bool:
@@ -246,10 +254,15 @@ def _is_bare(module: nn.Module) -> bool:
     return not any(hooks) and not state
 
 
-def _agrees(activation: Activation, z: Tensor, theirs: Tensor) -> bool:
-    same = close(activation(z), theirs, z) | (z.isnan() & theirs.isnan())
+def agrees(activation: Activation, z: Tensor, theirs: Tensor) -> bool:
+    """Whether `theirs` is activation(z) but for rounding, and exactly zero where that is."""
+    if theirs.shape != z.shape or theirs.dtype != z.dtype:
+        return False
+    ours = activation(z.clone())
+    same = close(ours, theirs, z) | (ours.isnan() & theirs.isnan())
     if activation.zero_below is not None:
-        same &= (theirs == 0) | ~(z <= activation.zero_below)
+        wide = z.to(torch.promote_types(z.dtype, torch.float32))
+        same &= (theirs == 0) | ~(wide <= activation.zero_below) | ~z.isfinite()
     return bool(same.all())
 
 

@@ -226,15 +226,17 @@ class Engine:
     ) -> bool:
         """False where the next way should serve: too many candidates, or weights with a NaN.
 
-        rows, out: contiguous, tokens * d_model numbers of the weights' dtype. totals: becomes the
-        numbers of active neurons and of candidates.
+        rows, out: contiguous, tokens * d_model numbers of the weights' dtype. totals: zeros;
+        becomes the numbers of active neurons and of candidates.
         """
         x_at, out_at = rows.data_ptr(), out.data_ptr()
         row, most = self._d_model * rows.itemsize, few.MAX_TOKENS
         team = team_for(self._weights * (1 + min(tokens, most) // 4))
 
         def kernel(now: Prepared) -> Any:
-            totals.fill(0)
+            if tokens <= most:
+                return run_at(*now.few, x_at, out_at, tokens, limit, self._turn, totals, team)
+            totals.fill(0)  # a second try counts anew
             for first in range(0, tokens, most):
                 at, count = first * row, min(most, tokens - first)
                 here = (x_at + at, out_at + at, count, limit, self._turn, totals, team)

@@ -112,7 +112,14 @@ class FeedForward(nn.Module):
         return out
 
     def _check(self, x: Tensor) -> None:
-        """Compares metadata only, so a compiler settles all of it while it traces."""
+        """Compares metadata only, so a compiler settles all of it while it traces.
+
+        Nothing is read that runs code: a parametrized weight would be computed once more. A first
+        map that is not torch's plain one says itself what it takes.
+        """
+        weight = _plain_weight(self.up)
+        if weight is None:
+            return
         if not isinstance(x, Tensor):
             if hasattr(x, "__torch_function__"):
                 return  # a tracer's stand-in
@@ -129,10 +136,8 @@ class FeedForward(nn.Module):
                 f"FeedForward: expected a floating-point input, got {x.dtype}; "
                 "convert it, x.to(weight.dtype), or embed it first if it holds token ids"
             )
-        dtype = getattr(self.up.weight, "dtype", None)
-        if x.dtype == dtype or torch.is_autocast_enabled(x.device.type):
-            return
-        if dtype is not None and dtype.is_floating_point:  # quantised weights have their own rules
+        dtype = weight.dtype
+        if x.dtype != dtype and not torch.is_autocast_enabled(x.device.type):
             raise ReluctantError(
                 f"FeedForward: the input is {x.dtype}, the weights are {dtype}; convert one "
                 f"(x.to({dtype}) or layer.to({x.dtype})), or use torch.autocast"
@@ -143,6 +148,18 @@ class FeedForward(nn.Module):
             f"d_model={self.d_model}, d_ff={self.d_ff}, "
             f"activation={self.activation.name}, gated={self.gated}"
         )
+
+
+def _plain_weight(linear: nn.Module) -> Tensor | None:
+    """The weight of a Linear that has nothing of someone else's: parametrizations, hooks, shards,
+    a forward of its own (which may convert the input, or the weight).
+    """
+    if type(linear) is not nn.Linear or linear._forward_pre_hooks or "forward" in linear.__dict__:
+        return None
+    weight = linear._parameters.get("weight")
+    if type(weight) is not nn.Parameter or not weight.is_floating_point():
+        return None
+    return weight
 
 
 def _size(name: str, value: int) -> int:

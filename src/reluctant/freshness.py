@@ -1,8 +1,8 @@
 """Whether what was derived from a layer's weights is still true: the only file that says so.
 
 Three witnesses. The *stamp*: where the weights lie, as what, and how often torch saw them written.
-*Steps*: fused optimizers write weights without telling torch, so the steps of those that hold
-weights of ours are counted. And what kernels *remember* and compare at each call: writes through
+*Steps*: fused optimizers write weights without telling torch, so a step of one that holds weights
+of ours counts as a change. And what kernels *remember* and compare at each call: writes through
 `.data` or NumPy, or by another process that shares the memory, tell nobody.
 """
 
@@ -20,17 +20,17 @@ from reluctant.kernels.watch import Watched, remember
 from reluctant.weights import Matrix, Neurons, as_array
 
 
-class _Steps:
-    """How many optimizer steps one piece of memory has seen."""
+class _Memory:
+    """One piece of memory that weights lie in, and the stamps that were taken of it."""
 
-    __slots__ = ("__weakref__", "taken")
+    __slots__ = ("__weakref__", "stamps")
 
     def __init__(self) -> None:
-        self.taken = 0
+        self.stamps: weakref.WeakSet[Stamp] = weakref.WeakSet()
 
 
-# By the address of the memory, not by parameter: a step on a flat vector is one on its views.
-_steps: "weakref.WeakValueDictionary[int, _Steps]" = weakref.WeakValueDictionary()
+# By the memory's address, not by parameter: a step on a flat vector is one on its views.
+_served: "weakref.WeakValueDictionary[int, _Memory]" = weakref.WeakValueDictionary()
 
 
 def _address(tensor: Tensor) -> int:
@@ -42,51 +42,52 @@ def _address(tensor: Tensor) -> int:
 
 
 def _after_step(optimizer: Optimizer, *_: Any) -> None:
-    if not _steps:
+    if not _served:
         return
     for group in optimizer.param_groups:
         for parameter in group["params"]:
-            steps = _steps.get(_address(parameter))
-            if steps is not None:
-                steps.taken += 1
+            memory = _served.get(_address(parameter))
+            for stamp in () if memory is None else tuple(memory.stamps):
+                stamp.stepped = True
 
 
 @cache
-def _count_steps() -> None:
+def _watch_steps() -> None:
     """Once, and not before there is a layer to be served."""
     register_optimizer_step_post_hook(_after_step)
 
 
-def _steps_of(weight: Tensor) -> _Steps:
+def _memory_of(weight: Tensor) -> _Memory:
     address = _address(weight)
-    return _steps.setdefault(address, _Steps()) if address else _Steps()
+    return _served.setdefault(address, _Memory()) if address else _Memory()
 
 
-def _place(tensor: Tensor | None) -> tuple[Any, ...] | None:
-    """Where a tensor lies, and as what."""
-    if tensor is None:
-        return None
-    return (tensor.data_ptr(), tensor.dtype, tensor.shape, tensor.stride(), tensor.device)
-
-
-def _version(tensor: Tensor | None) -> int:
-    """How often torch saw it written."""
+def _mark(matrix: Tensor, bias: Tensor | None) -> tuple[Any, ...]:
+    """Where they lie, and as what. Not on which device: no two have an address in common. A bias is
+    read afresh at every call: how often it was written does not matter.
+    """
     try:
-        return 0 if tensor is None else tensor._version
+        version = matrix._version
     except RuntimeError:  # made in inference mode: nobody counts
-        return -1
+        version = -1
+    place, flat = matrix.data_ptr(), matrix.is_contiguous() or matrix.stride()
+    if bias is None:
+        return (place, version, matrix.dtype, matrix.shape, flat)
+    even = bias.is_contiguous() or bias.stride()
+    also = (bias.data_ptr(), bias.dtype, bias.shape, even)
+    return (place, version, matrix.dtype, matrix.shape, flat, also)
 
 
 def _marks(neurons: Neurons) -> tuple[Any, ...]:
-    """Biases and the norm's weight are read afresh at every call: their version does not matter."""
     w1, b1, w2, b2, wg, bg = neurons.tensors()
-    marks: tuple[Any, ...]
-    marks = (_place(w1), _version(w1), _place(b1), _place(w2), _version(w2), _place(b2))
+    marks = (_mark(w1, b1), _mark(w2, b2))
     if wg is not None:
-        marks = (*marks, _place(wg), _version(wg), _place(bg))
-    if neurons.norm is not None:
-        marks = (*marks, _place(neurons.norm_weight), neurons.eps)
-    return marks
+        marks = (*marks, _mark(wg, bg))  # type: ignore[assignment]
+    weight = neurons.norm_weight
+    if weight is None:
+        return marks
+    flat = weight.is_contiguous() or weight.stride()
+    return (*marks, weight.data_ptr(), weight.dtype, weight.shape, flat, neurons.eps)
 
 
 class Stamp:
@@ -102,22 +103,20 @@ class Stamp:
     False
     """
 
-    __slots__ = ("_marks", "_neurons", "_steps", "_taken")
+    __slots__ = ("__weakref__", "_marks", "_memory", "_neurons", "stepped")
 
     def __init__(self, neurons: Neurons) -> None:
-        _count_steps()
+        _watch_steps()
+        self.stepped = False  # whether an optimizer has stepped that holds some of the weights
         self._neurons = neurons
-        matrices = (w for w in neurons.tensors()[::2] if w is not None)
-        self._steps = tuple(_steps_of(w) for w in matrices)
-        self._taken = self._now()
+        self._memory = [_memory_of(w) for w in neurons.tensors()[::2] if w is not None]
+        for memory in self._memory:
+            memory.stamps.add(self)
         self._marks = _marks(neurons)
-
-    def _now(self) -> tuple[int, ...]:
-        return tuple([steps.taken for steps in self._steps])
 
     def holds(self) -> bool:
         """Whether torch knows of no change since."""
-        return self._now() == self._taken and _marks(self._neurons) == self._marks
+        return not self.stepped and _marks(self._neurons) == self._marks
 
 
 def remembered(matrices: Sequence[Matrix | None]) -> Watched:

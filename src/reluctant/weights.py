@@ -87,12 +87,12 @@ class Neurons:
     @property
     def keys(self) -> Tensor:
         """(d_ff, d_model): row i is column i of W1."""
-        return _weight_and_bias(self.up)[0]  # type: ignore[no-any-return]
+        return self.tensors()[0]  # type: ignore[no-any-return]
 
     @property
     def values(self) -> Tensor:
         """(d_ff, d_model): row i is row i of W2. A view of `down.weight`, without gradients."""
-        return _weight_and_bias(self.down)[0].data.t()  # type: ignore[no-any-return]
+        return self.tensors()[2].data.t()  # type: ignore[no-any-return]
 
     @property
     def norm_weight(self) -> Tensor | None:
@@ -106,15 +106,16 @@ class Neurons:
 
     def tensors(self) -> tuple[Any, ...]:
         """W1 (as keys), b1, `down.weight`, b2, the gate's two: as they are now, None if absent."""
-        gate = (None, None) if self.gate is None else _weight_and_bias(self.gate)
-        return (*_weight_and_bias(self.up), *_weight_and_bias(self.down), *gate)
-
-
-def _weight_and_bias(part: nn.Linear) -> tuple[Any, Any]:
-    held = part._parameters  # read as such: on every call, and cheaper than attributes
-    if "weight" in held and "bias" in held:
-        return held["weight"], held["bias"]
-    return part.weight, part.bias  # pruned, parametrized: an attribute of another kind
+        gate = self.gate
+        try:  # read as such: on every call, and cheaper than attributes
+            up, down = self.up._parameters, self.down._parameters
+            four = up["weight"], up["bias"], down["weight"], down["bias"]
+            if gate is None:
+                return (*four, None, None)
+            return (*four, gate._parameters["weight"], gate._parameters["bias"])
+        except KeyError:  # pruned, or parametrized: an attribute of another kind
+            two = (None, None) if gate is None else (gate.weight, gate.bias)
+            return (self.up.weight, self.up.bias, self.down.weight, self.down.bias, *two)
 
 
 def stored_as(weight: Tensor) -> tuple[Tensor, bool] | None:

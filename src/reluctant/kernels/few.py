@@ -27,12 +27,16 @@ from reluctant.kernels.pairs import key_dot_ahead
 from reluctant.kernels.rows import CHUNK, add_list
 from reluctant.kernels.sums import Tokens, float_sums, integer_sums, take_tokens
 from reluctant.kernels.team import spread
-from reluctant.kernels.watch import prefetch_watched, watched_changed
+from reluctant.kernels.watch import watched_changed
 
 MAX_TOKENS = 16
 BLOCK = 4 * GROUP  # neurons: a piece of some 50 us at most, and enough pieces for all threads
 SAMPLE = 2 * GROUP  # neurons that are looked at first, and tokens
 SAMPLE_TOKENS = 4
+
+# A look at every row is a fifth of one token's time: fewer tokens than this look at one row of so
+# many, and at the others in the next calls.
+WATCHED = 4
 
 DONE, DENSE, STALE = 0, 1, 2
 
@@ -145,7 +149,6 @@ def _try(b: int, tokens: Any, layer: Any, rule: Any, s: Any, limit: float) -> No
     prefetch_row(layer.own_norm, 0, lo, hi)
     prefetch_row(layer.row_sum, 0, lo, hi)
     prefetch_row(layer.bias, 0, lo, hi)
-    prefetch_watched(layer, lo, hi)
     _sums(lo, hi, tokens, layer, rule, s.sums)
     s.counts[b, 0] = 0
     for m in range(many):
@@ -154,7 +157,8 @@ def _try(b: int, tokens: Any, layer: Any, rule: Any, s: Any, limit: float) -> No
     s.counts[b, 1] = s.counts[b, 0] > limit * (hi - lo) * many
     if s.counts[b, 1]:
         return
-    s.counts[b, 2] = watched_changed(layer, lo, hi, rule.turn)
+    every = WATCHED if many < WATCHED else 1
+    s.counts[b, 2] = watched_changed(layer, lo, hi, rule.turn, every)
     for m in range(many):
         actives = _confirm(lo, m, tokens, s.sums, layer, rule, s.candidates[m], s.found[b, m],
                            s.active[m], s.active_h[m])  # fmt: skip

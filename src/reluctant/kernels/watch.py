@@ -2,8 +2,8 @@
 
 torch tells of most changes; a write through `.data` or NumPy, or by another process, it does not.
 So each call compares some of the live weights, as they lie in memory, with what stood there: one
-weight of every row; where rows are copies of columns, one of every column as well; and, in turns,
-all of one row.
+weight of every row, or of every fourth; where rows are copies of columns, one of every column as
+well; and, in turns, all of one row.
 """
 
 from typing import Any, NamedTuple
@@ -15,7 +15,6 @@ from numba import types
 from numba.extending import intrinsic
 
 from reluctant.kernels.compile import kernel
-from reluctant.kernels.entries import prefetch_row
 
 
 class Watched(NamedTuple):
@@ -71,44 +70,39 @@ def remember(stored: Any, copied: int, corner: Any, first: Any, sums: Any) -> No
 
 
 @kernel()
-def _share(stored: Any, lo: int, hi: int, d_ff: int) -> Any:
-    """The stored rows that are looked at together with neurons lo..hi."""
-    rows = stored.shape[0]
-    return rows * lo // d_ff, rows * hi // d_ff
-
-
-@kernel()
-def _changed(k: int, stored: Any, watched: Any, lo: int, hi: int, turn: int) -> Any:
-    if stored.shape[0] == 0:
+def _changed(stored: Any, k: int, copied: Any, corner: Any, first: Any, sums: Any, lo: int, hi: int,
+             turn: int, every: int) -> Any:  # fmt: skip
+    (rows, width), d_ff = stored.shape, first.shape[1]
+    if rows == 0:
         return False
-    d_ff, width = watched.first.shape[1], stored.shape[1]
-    changed = False
-    start, stop = _share(stored, lo, hi, d_ff)
-    c = start % width
-    for r in range(start, stop):  # the loads do not wait for each other
-        changed |= _bits(stored[r, c]) != _bits(watched.corner[k, r])
-        c += 1
-        c = 0 if c == width else c
-    if watched.copied[k] != 0:
+    hi = min(hi, d_ff)
+    start, stop = rows * lo // d_ff, rows * hi // d_ff  # the stored rows' share of these neurons
+    flat, then, off = stored.reshape(-1), corner[k], np.uint64(0)
+    # Nothing here waits for memory: many reads are on their way at once.
+    for r in range(start + (turn - start) % every, stop, every):
+        off |= _bits(flat[r * width + r % width]) ^ _bits(then[r])
+    if copied[k] != 0:
         for i in range(lo, hi):
-            changed |= _bits(stored[0, i]) != _bits(watched.first[k, i])
+            off |= _bits(stored[0, i]) ^ _bits(first[k, i])
     if lo <= turn % d_ff < hi:
-        r = turn % stored.shape[0]
-        changed |= row_sum(stored[r]) != watched.sums[k, r]
-    return changed
+        r = turn % rows
+        off |= row_sum(stored[r]) ^ sums[k, r]
+    return off != np.uint64(0)
 
 
-@kernel()
-def watched_changed(watched: Any, lo: int, hi: int, turn: int) -> Any:
-    """Whether a change shows in what belongs to neurons lo..hi (at most d_ff).
+# Inlined: a call would copy all of the layer's array headers, which costs more than the work.
+@kernel(inline="always")
+def watched_changed(watched: Any, lo: int, hi: int, turn: int, every: int) -> Any:
+    """Whether a change shows in what belongs to neurons lo..hi.
 
     watched: `Watched`, or a `Layer`, which has its fields. turn: a counter, by which whole rows
-    are compared in turn: for each, one of the calls for parts of a layer does.
+    are compared in turn: of the calls for the parts of a layer, one does. every: one row of so many
+    is looked at, others at the next turn.
     """
-    hi = min(hi, watched.first.shape[1])
-    changed = _changed(0, watched.live_gates, watched, lo, hi, turn)
-    changed |= _changed(1, watched.live_factors, watched, lo, hi, turn)
-    changed |= _changed(2, watched.live_values, watched, lo, hi, turn)
+    then = (watched.copied, watched.corner, watched.first, watched.sums)
+    changed = _changed(watched.live_gates, 0, *then, lo, hi, turn, every)
+    changed |= _changed(watched.live_factors, 1, *then, lo, hi, turn, every)
+    changed |= _changed(watched.live_values, 2, *then, lo, hi, turn, every)
     return changed
 
 
@@ -119,29 +113,4 @@ def any_changed(
 ) -> Any:  # fmt: skip
     """`watched_changed` of a whole layer, for kernels that have no blocks of neurons."""
     watched = Watched(live_gates, live_factors, live_values, copied, corner, first, sums)
-    return watched_changed(watched, 0, first.shape[1], turn)
-
-
-@kernel()
-def _ask(k: int, stored: Any, watched: Any, lo: int, hi: int) -> None:
-    if stored.shape[0] == 0:
-        return
-    width = stored.shape[1]
-    start, stop = _share(stored, lo, hi, watched.first.shape[1])
-    prefetch_row(watched.corner, k, start, stop)
-    c = start % width
-    for r in range(start, stop):
-        prefetch_row(stored, r, c, c + 1)
-        c += 1
-        c = 0 if c == width else c
-    if watched.copied[k] != 0:
-        prefetch_row(stored, 0, lo, hi)
-        prefetch_row(watched.first, k, lo, hi)
-
-
-@kernel()
-def prefetch_watched(watched: Any, lo: int, hi: int) -> None:
-    """Asks for what `watched_changed` will look at."""
-    _ask(0, watched.live_gates, watched, lo, hi)
-    _ask(1, watched.live_factors, watched, lo, hi)
-    _ask(2, watched.live_values, watched, lo, hi)
+    return watched_changed(watched, 0, first.shape[1], turn, 1)

@@ -102,6 +102,8 @@ def _check_linear(part: nn.Module | None, form: Form) -> None:
             refused=True,
         )
     _check_weights(part, form)
+    if 0 in (sizes(part) or ()):
+        raise Unfit(f"{name} has no neurons, or no inputs: there is nothing to save", refused=True)
     up = form.up
     if not (fits(up, part) if part is form.down else sizes(up) == sizes(part)):
         raise Unfit(f"the sizes of {name} do not fit those of the first Linear", refused=True)
@@ -141,7 +143,7 @@ def _site(module: nn.Module, form: Form) -> Site:
     trains, leading = True, 2
     known = form.proven or form.row is not None
     if known:
-        activation = identify(form.live) if form.live is not None else None
+        activation = identify(form.live, _dtype(up)) if form.live is not None else None
     else:
         linears = [up, down] if gate is None else [up, gate, down]
         proof = prove(module, linears, form.live, form.norm)
@@ -180,6 +182,12 @@ def _site(module: nn.Module, form: Form) -> Site:
         scalars=scalars,
         norm=form.norm,
     )
+
+
+def _dtype(up: nn.Module) -> torch.dtype:
+    weight = up._parameters["weight"]
+    assert weight is not None
+    return weight.dtype
 
 
 def _switches(

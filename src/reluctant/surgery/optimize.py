@@ -8,6 +8,7 @@ from reluctant.errors import ReluctantError
 from reluctant.surgery.agree import agree
 from reluctant.surgery.find import LOOKED_FOR, examine
 from reluctant.surgery.inline import prove
+from reluctant.surgery.modes import is_transformed, plainly
 from reluctant.surgery.report import Entry, Report
 from reluctant.surgery.seat import Seat
 from reluctant.surgery.site import Site, Unfit
@@ -46,13 +47,14 @@ def optimize(model: nn.Module, *, way: str = "auto") -> Report:
     _check_model(model)
     if way not in WAYS:
         raise ReluctantError(f"way: expected one of {', '.join(WAYS)}; got {way!r}")
+    _check_modes()
     swapped: list[Entry] = []
     left: list[tuple[str, Unfit]] = []
     new: list[nn.Module] = []
     try:
-        with torch.inference_mode(False):
+        with plainly():
             for name, module in list(model.named_modules()):
-                found = _serve_again(module, way) or examine(module)
+                found = _look_at(module, way)
                 if isinstance(found, Site):
                     found = _serve(module, found, way)
                     if isinstance(found, Seat):
@@ -99,6 +101,31 @@ def _check_model(model: object) -> None:
         raise ReluctantError(f"expected a model, an nn.Module; got {type(model).__name__}")
 
 
+def _check_modes() -> None:
+    """Refuse to try layers out where what they compute is watched, changed or only made up."""
+    if is_transformed():
+        raise ReluctantError(
+            "optimize tries layers out, and was called inside a mode or transform of torch "
+            "(TorchFunctionMode, TorchDispatchMode, FakeTensorMode, torch.func, a tracer or "
+            "compiler), which would see that, or change it: call it outside"
+        )
+
+
+def _look_at(module: nn.Module, way: str) -> Seat | Site | Unfit | None:
+    """The module's layer. One that cannot even be looked at does not keep others from being served:
+    what it raises is the reason.
+    """
+    try:
+        return _serve_again(module, way) or examine(module)
+    except Exception as error:
+        return _raised(error)
+
+
+def _raised(error: Exception) -> Unfit:
+    text = " ".join(str(error).split())
+    return Unfit(f"trying it out raised {type(error).__name__}: {text}", refused=True)
+
+
 def _serve_again(module: nn.Module, way: str) -> Seat | None:
     """Keep a layer that is served already, unless it has changed since: that one starts anew."""
     seat = seat_of(module)
@@ -123,6 +150,8 @@ def _serve(module: nn.Module, site: Site, way: str) -> Seat | Unfit:
         seat = put_in(module, site, engine, watched)
     except (ReluctantError, Unfit) as error:
         return _unfit(site, str(error), refused=getattr(error, "refused", True))
+    except Exception as error:
+        return _unfit(site, str(_raised(error)), refused=True)
     engine.calls.update(dict.fromkeys(engine.calls, 0))
     return seat
 

@@ -6,6 +6,7 @@ that layers that are zero (as a scale of 1 or a residual branch at initialisatio
 """
 
 import itertools
+import math
 from collections.abc import Callable
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass
@@ -14,8 +15,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.dropout import _DropoutNd
 
-from reluctant import probe
-from reluctant.activations import Activation, identify
+from reluctant.activations import Activation, agrees, identify
+from reluctant.probe import grid
 from reluctant.surgery.norm import normalises
 from reluctant.surgery.site import Unfit, sizes
 from reluctant.surgery.still import same_slope, slope, still
@@ -176,13 +177,17 @@ class _Trial:
 
     def _activation(self, live: object, leading: int) -> Activation | None:
         """What the forward does between up and down, checked on all neurons."""
-        activation = identify(live) if live is not None else None
+        activation = identify(live, self.dtype) if live is not None else None
+        between = self._between(leading)
         z = self._wide_z(leading)
         x = self._random(*z.shape[:-1], self.d_model)
         h = self._run(x, z).hidden[0]
-        if activation is None or not _agrees(activation, z, h):
-            activation = identify(self._between(leading))
-        if activation is not None and not _agrees(activation, z, h):
+        ends = grid(self.dtype, [])
+        if activation is None or not (
+            agrees(activation, z, h) and agrees(activation, ends, between(ends))
+        ):
+            activation = identify(between, self.dtype)
+        if activation is not None and not agrees(activation, z, h):
             return None
         if activation is not None and self.factor is not None:
             return activation if self._multiplies(activation, x, leading) else None
@@ -195,18 +200,23 @@ class _Trial:
         fired = activation(z)
         ours = fired * factors
         scale = 8 * torch.finfo(z.dtype).eps * (fired.abs() + z.abs()) * factors.abs()
-        same = ((ours - h).abs() <= scale) | (ours == h)
+        same = ((ours - h).abs() <= scale) | (ours == h) | (ours.isnan() & h.isnan())
         if activation.zero_below is not None:
             same &= (h == 0) | ~(z <= activation.zero_below)
         return h.dtype == z.dtype and bool(same.all())
 
     def _wide_z(self, leading: int) -> Tensor:
-        """Random pre-activations for every neuron, most in [-12, 12], some tiny, some large."""
+        """Random pre-activations for every neuron, most in [-12, 12], some tiny or large, a few as
+        much so as the dtype allows.
+        """
         shape = (1,) * (leading - 1) + (48,) if leading else ()
         z = 4 * self._random(*shape, self.d_ff)
-        scale = 10.0 ** (6 * torch.rand(z.shape, generator=self.generator, device="cpu") - 3)
-        rare = torch.rand(z.shape, generator=self.generator, device="cpu") < 0.25
-        return torch.where(rare, z * scale, z).to(self.dtype)
+        share, size = torch.rand(2, *z.shape, generator=self.generator, device="cpu")
+        info = torch.finfo(self.dtype)
+        low, high = math.log10(info.tiny), math.log10(info.max)
+        any_size = z.sign() * (10.0 ** (low + (high - low) * size.double())).clamp(max=info.max)
+        z = torch.where(share < 0.25, z * 10.0 ** (6 * size - 3), z)
+        return torch.where(share < 0.05, any_size, z).to(self.dtype)
 
     def _between(self, leading: int) -> Callable[[Tensor], Tensor]:
         """Return the forward, from what up returns to what down, or the norm, gets, as a function
@@ -218,7 +228,7 @@ class _Trial:
             rows = -(-z.numel() // d_ff) if leading else 1
             shape = (1,) * (leading - 1) + (rows,) if leading else ()
             padded = torch.zeros(rows * d_ff, dtype=z.dtype, device="cpu")
-            padded[: z.numel()] = z
+            padded[: z.numel()] = z.reshape(-1)
             seen: list[Tensor] = []
 
             def catch(_: nn.Module, args: tuple[Tensor]) -> None:
@@ -234,7 +244,7 @@ class _Trial:
                 last = self.down if self.norm is None else self.norm
                 hooks.enter_context(last.register_forward_pre_hook(catch))
                 self.module.forward(self._random(*shape, d_model))
-            return seen[0].reshape(-1)[: z.numel()]
+            return seen[0].reshape(-1)[: z.numel()].reshape(z.shape)
 
         return between
 
@@ -255,7 +265,7 @@ class _Trial:
         if self.factor is not None and activation is not None:
             h = run.hidden[0]
             passed = slope(h, factors)
-            if passed is None or not _agrees(activation, z, passed):
+            if passed is None or not agrees(activation, z, passed):
                 return False
         return _passes(self.out, run.result)
 
@@ -273,7 +283,7 @@ class _Trial:
             self._compare(x, run)
         except Unfit:
             return False
-        return _agrees(activation, z, run.hidden[0])
+        return agrees(activation, z, run.hidden[0])
 
     def _random(self, *shape: int) -> Tensor:
         noise = torch.randn(shape, generator=self.generator, dtype=torch.float64, device="cpu")
@@ -293,17 +303,6 @@ def _replace(made_up: Tensor, seen: list[Tensor] | None = None) -> Callable[...,
 
 def _same(a: Tensor, b: Tensor) -> bool:
     return a.dtype == b.dtype and torch.equal(a, b)
-
-
-def _agrees(activation: Activation, z: Tensor, h: Tensor) -> bool:
-    """Whether h is activation(z) but for rounding, and exactly zero where that is."""
-    if h.shape != z.shape or h.dtype != z.dtype:
-        return False
-    ours = activation(z.clone())
-    same = probe.close(ours, h, z) | (ours == h) | (ours.isnan() & h.isnan())
-    if activation.zero_below is not None:
-        same &= (h == 0) | ~(z <= activation.zero_below)
-    return bool(same.all())
 
 
 def _hands_on(made_up: Tensor, got: Tensor) -> bool:

@@ -5,11 +5,10 @@ from typing import Any
 
 import torch
 from torch import nn
-from torch.autograd import forward_ad
-from torch.nn.modules.module import _has_any_global_hook
 
 from reluctant.engine import Engine
 from reluctant.errors import ReluctantWarning
+from reluctant.surgery.modes import is_watched
 from reluctant.surgery.site import Site
 
 KEY = "_reluctant"
@@ -48,7 +47,7 @@ class Seat:
 
     def ready(self, module: nn.Module) -> bool:
         """Whether the engine may take calls of the module as it is now, whatever the input."""
-        return not _is_watched() and self.site.whole(module) and not self.site.observed()
+        return not is_watched() and self.site.whole(module) and not self.site.observed()
 
     def takes(self, x: object) -> bool:
         """Whether the engine takes this input."""
@@ -67,25 +66,3 @@ class Seat:
             ReluctantWarning,
             stacklevel=stacklevel + 1,
         )
-
-
-# Bound here, as they are called on every call.
-_is_compiling = torch.compiler.is_compiling
-_transforms = torch._C._are_functorch_transforms_active
-_dispatched = torch._C._len_torch_dispatch_stack
-_traces = torch._C._is_tracing
-_casts = torch.is_autocast_enabled
-
-
-def _is_watched() -> bool:
-    """Whether something transforms, exports or counts operations, which an engine would hide."""
-    if _is_compiling():
-        return torch.compiler.is_exporting()  # exported programs run without this library
-    return (
-        _transforms()
-        or _dispatched() > 0
-        or _traces()
-        or _casts("cpu")
-        or forward_ad._current_level >= 0
-        or bool(_has_any_global_hook())  # type: ignore[no-untyped-call]
-    )

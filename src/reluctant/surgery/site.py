@@ -4,7 +4,7 @@ import sys
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
-from torch import Tensor, nn
+from torch import Tensor, nn, strided
 from torch.nn.modules.dropout import _DropoutNd
 
 from reluctant.activations import Activation
@@ -152,7 +152,12 @@ class Site:
             # not pruned, quantised in place, in a functional_call ...
             if type(weight) is not nn.Parameter or weight.dtype is not dtype:
                 return False
-        return x.is_cpu and (x.is_nested or (x.dim() > 0 and x.size(-1) == self.d_model))
+        if not x.is_cpu:
+            return False
+        if x.is_nested:
+            return True
+        # not sparse, nor in oneDNN's own layout
+        return x.layout is strided and x.dim() > 0 and x.size(-1) == self.d_model
 
 
 def _in(holder: nn.Module | None, module: nn.Module) -> nn.Module:

@@ -96,14 +96,16 @@ def _make(module: nn.Module, row: Row, call: Call, holders: dict[str, Any]) -> n
 
 
 def _class(original: type[nn.Module], row: Row) -> type:
-    namespace: dict[str, Any] = {"__module__": original.__module__, "__doc__": original.__doc__}
+    names = ("__module__", "__qualname__", "__doc__")
+    namespace: dict[str, Any] = {name: getattr(original, name) for name in names}
     for path, role in zip(row, _ROLES, strict=True):
         name, _, deeper = path.partition(".")
         if name:
             namespace[name] = _holder(name) if deeper else _part(name, role)
     # Properties, as these win over what the instance's __dict__ holds.
-    name = f"Reluctant{original.__name__}"
-    return types.new_class(name, (StandIn, original), exec_body=lambda ns: ns.update(namespace))
+    return types.new_class(
+        original.__name__, (StandIn, original), exec_body=lambda ns: ns.update(namespace)
+    )
 
 
 def _part(name: str, role: str) -> property:

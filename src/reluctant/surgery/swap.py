@@ -5,9 +5,11 @@ feed-forward layer. Nothing else changes: not parameters, submodules, names or h
 holds. The engine lies in the module's `__dict__`, so that a copy of the module copies it, too.
 """
 
+import copyreg
 import functools
 import inspect
 import types
+import typing
 from collections.abc import Callable
 from typing import Any
 
@@ -59,12 +61,32 @@ def _subclass(original: type[nn.Module]) -> type[nn.Module]:
     namespace = {
         "_unserved": original,
         "__module__": original.__module__,
-        "__qualname__": f"Reluctant{original.__qualname__}",
+        "__qualname__": original.__qualname__,
         "__doc__": original.__doc__,
         method: _override(original, method),
     }
-    name = f"Reluctant{original.__name__}"
-    return types.new_class(name, (Served, original), exec_body=lambda ns: ns.update(namespace))
+    # The original's name: FSDP's policies and device maps look layers up by the names of classes.
+    return types.new_class(
+        original.__name__,
+        (Served, original),
+        {"metaclass": _metaclass(type(original))},
+        exec_body=lambda ns: ns.update(namespace),
+    )
+
+
+_metaclasses: dict[type, type] = {}
+
+
+def _metaclass(original: type) -> type:
+    """A metaclass of ours, as that is how pickle learns what to write for a class."""
+    meta = _metaclasses.setdefault(original, type(original.__name__, (original,), {}))
+    copyreg.pickle(meta, _pickled)
+    return meta
+
+
+def _pickled(cls: type[Served]) -> tuple[Any, ...]:
+    """A served class, itself and not an object of it, pickles as the original."""
+    return typing.cast, (object, cls._unserved)  # a call that returns its second argument
 
 
 def _override(original: type[nn.Module], method: str) -> Callable[..., Any]:
