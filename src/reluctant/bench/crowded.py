@@ -111,7 +111,7 @@ class Result:
 
 def run_crowded(
     *,
-    rounds: int = 5,
+    rounds: int = 8,
     limited_to: str | None = None,
     on_progress: Callable[[str, float], object] = lambda what, done: None,
 ) -> Result:
@@ -180,8 +180,9 @@ def _beside(what: str, models: dict[str, nn.Module], tokens: int, busy: int, n: 
     outputs = [_list(models[name], x)[-1] for name in NAMES]
     error = float((outputs[1] - outputs[0]).norm() / outputs[0].norm())
     calls = {name: lambda _, model=models[name]: _list(model, x) for name in NAMES}
+    settle = TURN / 5 if tokens == 1 else None  # else a call is long beside what its start costs
     with busy_processes(busy):
-        times = in_turns(calls, rounds=n, settle=TURN / 5, turn=TURN)
+        times = in_turns(calls, rounds=n, settle=settle, turn=TURN)
     figures = {
         name: (1e6 * median(taken) / parts, 1e6 * _p95(taken) / parts)
         for name, taken in times.items()

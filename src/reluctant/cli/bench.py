@@ -32,7 +32,7 @@ def bench(
     ] = "",
     real: Annotated[bool, typer.Option("--real", help="A trained model's layers only.")] = False,
     rounds: Annotated[
-        int | None, typer.Option(min=1, help="Turns of each: 5, with --quick and --plot 4.")
+        int | None, typer.Option(min=1, help="Turns of each: 5, --quick and --plot 4, --crowded 8.")
     ] = None,
     quick: Annotated[bool, typer.Option("--quick", help="A look at each phase.")] = False,
     plot: Annotated[
@@ -93,7 +93,7 @@ def bench(
             picture.draw(picture.load(rows_from), plot)
             return
         if crowded:
-            _crowded(rounds or 5, limited_to, json)
+            _crowded(rounds or 8, limited_to, json)
             return
         names = limited.peers(limited_to, listed(peers, str))
         names = names or list(grid.SWEEP_PEERS if plot else BUILDERS)
