@@ -166,8 +166,8 @@ def _compare(module: nn.Module, site: Site, engine: Engine) -> None:
         x = torch.randn(*shape, site.d_model, generator=generator, device="cpu")
         x = x.to(site.up.weight.dtype)
         original = getattr(module, site.method) if site.row is None else site.original
-        # The kernels for many tokens are compiled when a call first wants them, and that call is
-        # compared, too.
+        # The question is whether this is the layer. The kernels for many tokens are compiled when a
+        # call first wants them.
         engine.way = "dense" if way == "auto" and tokens == 40 else way
         results = x, engine(x), original(x)
         rows.append([result.reshape(-1, site.d_model) for result in results])
