@@ -7,6 +7,7 @@ import inspect
 import re
 import sys
 from collections.abc import Callable, Iterator
+from functools import cache
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -31,6 +32,13 @@ KNOWN = {"_asdict", "_exit", "_fields", "_replace"} | {
 
 def numba_dispatcher() -> Any:
     return njit(cache=True)(numba_dispatcher)
+
+
+@cache
+def numba_library() -> Any:
+    compiled = njit(lambda x: x)
+    compiled(1)
+    return next(iter(compiled.overloads.values())).library
 
 
 class Arguments:
@@ -79,6 +87,15 @@ OWNERS: dict[str, Callable[[], Any]] = {
     "_cache": numba_dispatcher,
     "_cache_file": lambda: numba_dispatcher()._cache,
     "_source_stamp": lambda: numba_dispatcher()._cache._cache_file,
+    # How it compiles what other functions call (kernels/compile.py).
+    "_compiler": numba_dispatcher,
+    "_engine": lambda: numba_library().codegen,
+    "_linking_libraries": numba_library,
+    "_reload_init": numba_library,
+    "_final_module": numba_library,
+    "_get_module_for_linking": numba_library,
+    "_finalize_dynamic_globals": numba_library,
+    "_finalized": numba_library,
 }
 
 
