@@ -13,6 +13,7 @@ from reluctant.bench import crossings
 from reluctant.cli import app
 from reluctant.engine import Engine
 from reluctant.kernels import integer
+from tools import crossings as tool
 
 PLAN = crossings.Plan(((32, 128), (64, 256)), (1, 8, 64), (0.05, 0.3), rounds=1, most=2**19)
 
@@ -91,3 +92,15 @@ def test_where_nothing_can_be_kept_nothing_is_measured(
     refused = invoke()
     assert refused.exit_code == 2
     assert "expected a cache folder that can be written to" in refused.stderr
+
+
+def test_the_grid_for_maintainers(
+    cache: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    small = crossings.Plan(((32, 128),), (1, 64), (0.1,), rounds=1)
+    monkeypatch.setattr(tool, "FULL", small)
+    tool.main(rounds=1)
+    text = capsys.readouterr().out
+    assert text.count("bfloat16") == 1
+    assert "by the new table at most" in text
+    assert not cache.exists()

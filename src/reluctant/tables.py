@@ -131,14 +131,6 @@ def write_own(table: Table) -> Path:
     return path
 
 
-def write_shipped(table: Table) -> Path:
-    """Replace the table in this source tree."""
-    check(table)
-    path = Path(str(files("reluctant").joinpath("costs", f"{table['capability']}.json")))
-    write_json(path, table)
-    return path
-
-
 def forget() -> list[Path]:
     """Remove this user's tables, whatever they were measured for, and say which there were.
 

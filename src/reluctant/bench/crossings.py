@@ -1,11 +1,7 @@
 """Where the ways cross on this machine: every way timed on drawn layers.
 
-    python -m reluctant.bench.crossings            measure, and show the grid
-    python -m reluctant.bench.crossings --write    and write src/reluctant/costs/CAPABILITY.json
-
-`reluctant tune` measures the same for one user's machine. Each cell is a shape, a number of tokens
-and a density. Its layers take turns, as in a model, so that their weights have left the nearer
-caches.
+Each cell is a shape, a number of tokens and a density. Its layers take turns, as in a model, so
+that their weights have left the nearer caches.
 """
 
 from collections.abc import Callable, Iterator
@@ -13,23 +9,18 @@ from dataclasses import dataclass
 from functools import partial
 from itertools import product
 from statistics import NormalDist
-from typing import Annotated
 
 import numpy as np
 import torch
-import typer
-from rich.console import Console
-from rich.progress import Progress
-from rich.table import Table
 
 from reluctant import tables
 from reluctant.bench import layer as drawn
-from reluctant.bench.fit import Cell, regrets, table_of
+from reluctant.bench.fit import Cell
 from reluctant.engine import Engine
 from reluctant.kernels import integer, screened
 from reluctant.kernels.team import ALONE
 from reluctant.prepared import prepare
-from reluctant.tables import FEW_TOKENS, WAYS
+from reluctant.tables import FEW_TOKENS
 from reluctant.timing import interleaved
 from reluctant.ways import NEVER_ABOVE, Limits
 
@@ -45,7 +36,7 @@ _FORCED = {
     "many in vain": Limits(0, 0, _LEAST),
 }
 FALLBACK_TOKENS = 8  # below, nothing but the dense way ever was better than "few" where that fails
-BEARABLE = 1.15  # a call may take so much longer than the best way would
+_DOUBTFUL = 1.15  # times the best way's seconds: where auto took longer, it is measured again
 _ROTATED_BYTES = 2**28  # the layers of a cell together: more than the caches of two cores
 _MOST_LAYERS = 12
 _CALM = 2**27  # tokens times weights from which a call is so long that its start does not matter
@@ -153,7 +144,7 @@ def _cell(
     timed = partial(interleaved, calls, settle=0.004, turn=0.012, cycle=cycle)
     with torch.inference_mode():
         seconds = timed(rounds=rounds)
-        if with_auto and seconds["auto"] > BEARABLE * min(seconds.values()):  # chance, or not?
+        if with_auto and seconds["auto"] > _DOUBTFUL * min(seconds.values()):  # chance, or not?
             seconds = timed(rounds=5 * rounds)  # a longer look
         sample = torch.cat(inputs)[:64]
         counted = engines[0].census(sample)
@@ -171,48 +162,3 @@ def _screened(engine: Engine, x: torch.Tensor) -> float:
     rest = NEVER_ABOVE, False, 0, out, totals, ALONE
     screened.run(x.numpy(), *ready.screened, *rest)
     return float(totals[1]) / (x.shape[0] * engine.neurons.d_ff)
-
-
-def show(cells: list[Cell], console: Console) -> None:
-    """The grid: times in microseconds, the fastest way, and the automatic choice against it."""
-    table = Table(title="Microseconds a call")
-    names = (*WAYS, "dense", "auto")
-    for column in ("dtype", "W1", "tokens", "density", "candidates", *names, "auto / best"):
-        table.add_column(column, justify="right")
-    for c in cells:
-        times = [
-            "-" if w not in c.seconds else f"{'*' if t == c.best else ''}{1e6 * t:.0f}"
-            for w in names
-            for t in [c.seconds.get(w, 0.0)]
-        ]
-        shares = f"{c.density:.0%}", f"{c.candidates:.1%}"
-        table.add_row(c.dtype, str(c.weights), str(c.tokens), *shares, *times, f"{c.regret:.2f}")
-    console.print(table)
-    worst = max(cells, key=lambda c: c.regret)
-    console.print(
-        f"auto at most {worst.regret:.2f}x the best way ({worst.weights} weights, "
-        f"{worst.tokens} tokens, {worst.density:.0%}); above {BEARABLE}x in "
-        f"{sum(c.regret > BEARABLE for c in cells)} of {len(cells)} cells"
-    )
-
-
-def main(
-    write: Annotated[bool, typer.Option(help="Write this processor's shipped table.")] = False,
-    rounds: Annotated[int, typer.Option(min=1, help="Turns of each way in each cell.")] = 3,
-) -> None:
-    """Measure where the ways cross."""
-    plan = Plan(FULL.shapes, FULL.tokens, FULL.densities, rounds)
-    with Progress(console=Console(stderr=True), transient=True) as progress:
-        task = progress.add_task("starting", total=len(plan))
-        cells = []
-        for cell in measure(plan, with_auto=True, on_cell=lambda _: progress.advance(task)):
-            cells.append(cell)
-    show(cells, Console(width=130))
-    table = table_of(cells, tables.about(integer.CAPABILITY, torch.get_num_threads()))
-    Console().print(f"by the new table at most {max(regrets(cells, table)):.2f}x the best way")
-    if write:
-        typer.echo(f"written: {tables.write_shipped(table)}")
-
-
-if __name__ == "__main__":
-    typer.run(main)
