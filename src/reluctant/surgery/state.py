@@ -18,6 +18,8 @@ KEY = "_reluctant"
 # nn.Module's own; `training` is asked for by those who need it.
 _OWN = {*nn.Module().__dict__, KEY}
 _DEPTH = 2  # of objects in objects
+# Torch's own that go by no plain attribute, but for a dropout's p, which is read on each call.
+_PLAIN = (nn.Linear, nn.Identity, nn.Dropout)
 
 
 class _Place(NamedTuple):
@@ -55,7 +57,7 @@ class State:
         places = list(_places(None, (), module, only))
         if only is None:
             places += _class_places(module)
-        for part in dict.fromkeys(parts):
+        for part in dict.fromkeys(part for part in parts if type(part) not in _PLAIN):
             places += _places(part, (), part)
             places += _class_places(part)
         self.places = tuple(places)
@@ -100,10 +102,16 @@ def _places(
     names = tuple(name for name in (held if only is None else only) if _counts(name, held))
     get = itemgetter(*names, *names[: 2 - len(names)]) if names else _nothing  # a tuple at any rate
     values = tuple(frozen(value) for value in get(held))
-    yield _Place(holder, path, len(held) if only is None else -1, names, get, values)
+    if not _is_frozen(owner):
+        yield _Place(holder, path, len(held) if only is None else -1, names, get, values)
     for name in names:
         if len(path) < _DEPTH and name not in _OWN and _inside(held[name]) is not None:
             yield from _places(holder, (*path, name), held[name])
+
+
+def _is_frozen(owner: Any) -> bool:
+    """Whether it is an object whose attributes stay: what they hold may still change."""
+    return bool(getattr(getattr(owner, "__dataclass_params__", None), "frozen", False))
 
 
 def _counts(name: str, held: Any) -> bool:
