@@ -195,16 +195,27 @@ def test_other_arguments_go_to_the_original() -> None:
         ffn(drawn(3, D + 1))
 
 
-def test_the_first_real_call_tells_a_mismatch() -> None:
-    layer, twin, calls = pair(Own())
-    layer.flag = twin.flag = True
+SECRET: list[bool] = []
+
+
+class Secretive(Own):
+    """Goes by something that nothing on the module shows."""
+
+    def forward(self, hidden: Tensor, scale: float = 1.0) -> Tensor:
+        y = super().forward(hidden, scale)
+        return 2 * y if SECRET else y
+
+
+def test_the_first_real_call_tells_a_mismatch(monkeypatch: pytest.MonkeyPatch) -> None:
+    layer, twin, calls = pair(Secretive())
+    monkeypatch.setitem(globals(), "SECRET", [True])
     x = drawn(3, D).requires_grad_()
     with pytest.warns(ReluctantWarning, match="d_model=64"):
         y = layer(x)
     assert torch.equal(y, twin(x))
     y.sum().backward()
     assert x.grad is not None
-    assert type(layer) is Own
+    assert type(layer) is Secretive
     assert seat_of(layer) is None
     assert calls() == 1
     assert layer.down.weight.is_contiguous()

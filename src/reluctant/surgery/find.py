@@ -1,6 +1,7 @@
 """Finds the feed-forward layers of live modules, and says what keeps others from being served."""
 
 from collections.abc import Callable
+from typing import Any
 
 import torch
 from torch import nn
@@ -181,7 +182,15 @@ def _site(module: nn.Module, form: Form) -> Site:
         dropouts=dropouts,
         scalars=scalars,
         norm=form.norm,
+        inplace=form.row is not None and _writes(form.live),
     )
+
+
+def _writes(live: Any) -> bool:
+    """Whether an activation writes its result into what it gets."""
+    z = torch.ones(3, device="cpu")
+    with torch.no_grad(), torch.random.fork_rng(devices=[]):
+        return bool(live(z).data_ptr() == z.data_ptr())
 
 
 def _dtype(up: nn.Module) -> torch.dtype:

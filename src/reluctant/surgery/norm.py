@@ -27,9 +27,10 @@ def normalises(norm: nn.Module) -> bool:
     for shape, size in (((3, 2), 1.0), ((5,), eps**0.5), ((1,), 30.0), ((), 1e-2)):
         h = (size * drawn(*shape, own.numel())).relu().to(own.dtype)
         for training in (False, True):
-            with still(norm), suppress(Exception):
-                norm.training = training
-                if _close(functional_call(norm, {"weight": weight}, h.clone()), h, weight, eps):
+            with still(norm) as twin, suppress(Exception):
+                trial: nn.Module = twin(norm)
+                trial.training = training
+                if _close(functional_call(trial, {"weight": weight}, h.clone()), h, weight, eps):
                     continue
             return False
     return True

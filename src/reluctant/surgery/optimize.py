@@ -1,5 +1,8 @@
 """Puts engines under a live model's feed-forward layers, and takes them out."""
 
+from contextlib import suppress
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 
@@ -8,14 +11,13 @@ from reluctant.engine import Engine
 from reluctant.errors import ReluctantError
 from reluctant.surgery.agree import agree
 from reluctant.surgery.find import LOOKED_FOR, examine
-from reluctant.surgery.inline import prove
+from reluctant.surgery.inline import prove, show
 from reluctant.surgery.modes import is_transformed, plainly
 from reluctant.surgery.report import Entry, Report
 from reluctant.surgery.seat import Seat
 from reluctant.surgery.site import Site, Unfit
 from reluctant.surgery.still import still
 from reluctant.surgery.swap import put_in, seat_of, take_out
-from reluctant.surgery.watch import Watch
 
 WAYS = ("auto", "dense", "few", "many")
 
@@ -88,12 +90,14 @@ def restore(model: nn.Module) -> int:
 def refresh(model: nn.Module) -> int:
     """Tell the engines that weights were written behind torch's back (`.data`, NumPy).
 
-    Returns how many engines were told. Raises ReluctantError if model is no nn.Module.
+    What else was found out about the layers is found out again at their next calls. Returns how
+    many engines were told. Raises ReluctantError if model is no nn.Module.
     """
     _check_model(model)
     seats = [seat for module in model.modules() if (seat := seat_of(module))]
     for seat in seats:
         seat.engine.refresh()
+        seat.forget()
     return len(seats)
 
 
@@ -128,27 +132,34 @@ def _raised(error: Exception) -> Unfit:
 
 
 def _serve_again(module: nn.Module, way: str) -> Seat | None:
-    """Keep a layer that is served already, unless it has changed since: that one starts anew."""
+    """Keep a layer that is served already, if it is shown to be the same one as then. One that has
+    changed since starts anew.
+    """
     seat = seat_of(module)
-    if seat is not None and seat.site.whole(module):
-        if seat.engine.way != way:
-            seat.engine.way, seat.checked = way, None
-        return seat
+    if seat is not None:
+        seat.forget()
+        with suppress(Unfit):
+            if seat.site.whole(module) and seat.prove(module):
+                if seat.site.row is not None:
+                    show(seat, module, prove(module, seat.site))
+                seat.engine.way = way
+                return seat
     take_out(module)
     return None
 
 
 def _serve(module: nn.Module, site: Site, way: str) -> Seat | Unfit:
     """Put an engine into the module if it computes what the module does."""
-    watched = list[Watch]()
+    watched = list[Any]()
     try:
         parts = site.up, site.down, site.activation
         engine = Engine(*parts, gate=site.gate, norm=site.norm, way=way)
         if site.row is not None:
             watched = prove(module, site)
-        with still(module):
-            _compare(module, site, engine)
+        with still(module, keeps=site.row is not None) as twin:
+            _compare(twin(module), site, engine)
         seat = put_in(module, site, engine, watched)
+        seat.state = site.state(module)
     except (ReluctantError, Unfit) as error:
         return _unfit(site, str(error), refused=getattr(error, "refused", True))
     except Exception as error:

@@ -9,7 +9,7 @@ import itertools
 import math
 from collections.abc import Callable
 from contextlib import ExitStack, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor, nn
@@ -73,8 +73,11 @@ def prove(
         if size is None or size[::-1] != sizes(down) or any(sizes(u) != size for u in up):
             continue
         try:
-            with still(module):
-                proof = _Trial(module, fires, up[0] if up else None, down, norm).prove(live)
+            factor = up[0] if up else None
+            with still(module) as twin:
+                parts = (twin(part) for part in (module, fires, factor, down, norm))
+                found = _Trial(*parts).prove(live)
+            proof = replace(found, up=factor or fires, down=down, gate=fires if factor else None)
         except Unfit as unfit:
             reasons.append(unfit)
         else:

@@ -8,46 +8,84 @@ from torch import nn
 
 from reluctant.engine import Engine
 from reluctant.errors import ReluctantWarning
-from reluctant.surgery.modes import is_watched
+from reluctant.surgery.find import examine
+from reluctant.surgery.modes import is_watched, plainly
 from reluctant.surgery.site import Site
+from reluctant.surgery.standin import plain
+from reluctant.surgery.state import KEY, State
 
-KEY = "_reluctant"
+__all__ = ["KEY", "Seat"]
+MOST_TRIES = 8
+_UNKNOWN = {"checked": None, "state": None, "refuted": None, "tries": 0}
+_UNKNOWN |= {"context": None, "noted": 0, "touched": 0}
 
 
 class Seat:
     """What a served module keeps in its `__dict__`.
 
     checked: the dtype in which a real call has been compared with the original's result, if any.
+    state, refuted: the states of the module in which it has been shown to be this layer, and to be
+        something else, the last of each; tries: how often that was looked into.
     fused: the module's `activation_relu_or_gelu`, which is 0 as long as it is served: torch's
         encoder layer then does not take the fused path, which never calls `_ff_block`.
-    proved: of an inline layer, by what `Site.switches` says: whether nothing but the activation
-        stands between its products then.
-    twin: of an inline layer, the stand-in that compiled code calls.
+    Of an inline layer, for compiled code, which cannot watch what its forward does: twin, the
+    stand-in that it calls; proved, by what `inline.key_of` says, whether nothing but the activation
+    stands between the products; context, the state in which that was shown. noted, touched: how
+    many calls have been looked at, and how many of them used what is between.
     """
 
     def __init__(self, site: Site, engine: Engine, fused: int | None = None) -> None:
         self.site, self.engine, self.fused = site, engine, fused
-        self.checked: torch.dtype | None = None
-        self.proved: dict[tuple[object, ...], bool] = {}
+        self.forget()
         self.twin: nn.Module | None = None
+        self.context: State | None = None
 
     def __getstate__(self) -> dict[str, Any]:
         # what a copy became is to be seen
-        return self.__dict__ | {"checked": None, "proved": {**self.proved}, "twin": None}
+        return self.__dict__ | _UNKNOWN | {"proved": {}, "twin": None}
+
+    def forget(self) -> None:
+        """Forget what was proved and checked: it is done again at the next call."""
+        self.checked: torch.dtype | None = None
+        self.state: State | None = None
+        self.refuted: State | None = None
+        self.tries = self.noted = self.touched = 0
+        self.proved: dict[tuple[object, ...], bool] = {}
 
     def serves(self, module: nn.Module, x: object) -> bool:
         """Whether the engine may take this call; if not, the original has it, errors included."""
-        site = self.site
-        return (
-            self.ready(module)
-            and self.takes(x)
-            and (site.trains or not module.training)
-            and not site.drops()
-        )
+        if not (self.ready(module) and self.takes(x)):
+            return False
+        site = self.site  # `ready` may have proved a new one
+        return (site.trains or not module.training) and not site.drops()
 
     def ready(self, module: nn.Module) -> bool:
         """Whether the engine may take calls of the module as it is now, whatever the input."""
-        return not is_watched() and self.site.whole(module) and not self.site.observed()
+        site, state = self.site, self.state
+        if is_watched() or not site.whole(module) or site.observed():
+            return False
+        if torch.compiler.is_compiling():
+            return state is not None and state.dtype is site.dtype and state.holds_traced(module)
+        if state is not None and state.dtype is site.dtype and state.holds(module):
+            return True
+        return self.prove(module)
+
+    def prove(self, module: nn.Module) -> bool:
+        """Whether the module, changed since, still computes the layer that the engine does."""
+        site = self.site
+        if self.refuted and self.refuted.dtype is site.dtype and self.refuted.holds(module):
+            return False
+        if self.tries == MOST_TRIES:  # it changes all the time: a schedule, a counter
+            return False
+        self.tries += 1
+        state = site.state(module)
+        with plainly():
+            found = examine(plain(module, type(module)._unserved))  # type: ignore[attr-defined]
+        if isinstance(found, Site) and found.same(site):
+            self.site, self.state, self.checked = found, state, None
+            return True
+        self.refuted = state
+        return False
 
     def takes(self, x: object) -> bool:
         """Whether the engine takes this input."""

@@ -1,14 +1,17 @@
 """One feed-forward layer in a live module: its parts, and whether they are still as they were."""
 
 import sys
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
+import torch
 from torch import Tensor, nn, strided
 from torch.nn.modules.dropout import _DropoutNd
 
 from reluctant.activations import Activation
 from reluctant.surgery.families import Row
+from reluctant.surgery.state import State
 from reluctant.surgery.transposed import Transposed
 
 
@@ -56,6 +59,7 @@ class Site:
     trains: whether training mode, dropouts aside, computes the same.
     leading: how many dimensions before the last the module is known to take.
     dropouts: those that may act in between.
+    inplace: whether an inline layer's activation writes into what it gets.
     scalars: (holder, name) of the numbers and flags that an inline layer's forward may go by.
     weighed: the modules that hold the weights.
 
@@ -77,6 +81,7 @@ class Site:
     dropouts: tuple[_DropoutNd, ...] = ()
     scalars: tuple[tuple[nn.Module | None, str], ...] = ()
     norm: nn.Module | None = None
+    inplace: bool = False
     weighed: tuple[nn.Module, ...] = field(init=False)
 
     def __post_init__(self) -> None:
@@ -91,6 +96,37 @@ class Site:
     @property
     def d_ff(self) -> int:
         return self.up.out_features
+
+    @property
+    def dtype(self) -> torch.dtype | None:
+        """Of the first map's weight, as it is now."""
+        weight = self.weighed[0]._parameters.get("weight")
+        return None if weight is None else weight.dtype
+
+    def state(self, module: nn.Module) -> State:
+        """What the proof goes by that this is the layer: of an inline one, its parts alone."""
+        dtype = self.dtype
+        assert dtype is not None
+        if self.row is None:
+            return State(module, (part.module for part in self.parts), dtype)
+        parts = [raw(self.up), raw(self.down)]
+        if isinstance(self.live, nn.Module):
+            parts.append(self.live)
+        named = self.attribute is not None and self.attribute.holder is None
+        only = (self.attribute.name,) if self.attribute is not None and named else ()
+        return State(module, parts, dtype, only)
+
+    def context(self, module: nn.Module) -> State:
+        """What an inline layer's whole forward may go by."""
+        holders = (part.holder for part in self.parts if part.holder is not None)
+        dtype = self.dtype
+        assert dtype is not None
+        return State(module, (*holders, *self.dropouts), dtype)
+
+    def same(self, other: "Site") -> bool:
+        """Whether it is the same layer: these very parts, and the same activation."""
+        names = ("method", "parts", "attribute", "row", "activation", "norm", "weighed", "live")
+        return all(getattr(self, name) == getattr(other, name) for name in names)
 
     def whole(self, module: nn.Module) -> bool:
         """Whether the module still holds these very parts."""
@@ -134,11 +170,21 @@ class Site:
         live: Any = self.live
         return raw(self.down)(live(raw(self.up)(x)))  # type: ignore[no-any-return]
 
-    def switches(self, module: nn.Module) -> tuple[object, ...]:
-        """What may decide, besides the data, what stands between an inline layer's products."""
+    def switches(
+        self, module: nn.Module, twin: Callable[[Any], Any] | None = None
+    ) -> tuple[object, ...]:
+        """What may decide, besides the data, what stands between an inline layer's products.
+
+        twin: gives the modules to look at instead of those that the layer has.
+        """
+        holders = [holder for holder, _ in self.scalars]
+        dropouts: Any = self.dropouts
+        if twin is not None:
+            holders, dropouts = [*map(twin, holders)], [*map(twin, dropouts)]
+        places = zip(holders, (name for _, name in self.scalars), strict=True)
         return (
-            *(_in(holder, module).__dict__.get(name) for holder, name in self.scalars),
-            *(dropout.training and dropout.p > 0 for dropout in self.dropouts),
+            *(_in(holder, module).__dict__.get(name) for holder, name in places),
+            *(dropout.training and dropout.p > 0 for dropout in dropouts),
             self.up.weight.dtype,
         )
 

@@ -22,7 +22,6 @@ from reluctant.surgery.inline import call as call_inline
 from reluctant.surgery.inline import seat_with
 from reluctant.surgery.seat import KEY, Seat
 from reluctant.surgery.site import Site, Unfit
-from reluctant.surgery.watch import Watch
 
 FUSED = "activation_relu_or_gelu"
 
@@ -138,7 +137,7 @@ def seat_of(module: nn.Module) -> Seat | None:
     return seat if isinstance(module, Served) and isinstance(seat, Seat) else None
 
 
-def put_in(module: nn.Module, site: Site, engine: Engine, watched: list[Watch]) -> Seat:
+def put_in(module: nn.Module, site: Site, engine: Engine, watched: list[Any]) -> Seat:
     """Let the engine serve the module's feed-forward layer. In place, all or nothing.
 
     Raises Unfit if the module's class allows no subclass or no change to one.
