@@ -11,6 +11,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
+import numba
 from numba import njit
 
 _REORDERED = {"reassoc", "contract"}
@@ -48,7 +49,10 @@ def kernel(*, inline: str = "never", reordered: bool = False) -> Callable[..., A
             compiled.enable_caching()
         except RuntimeError:  # no folder that can be written
             return compiled
-        compiled._cache._cache_file._source_stamp = sources_hash()
+        kept = compiled._cache._cache_file
+        kept._source_stamp = sources_hash()
+        # Read before anything else of a file, whose rest may name classes that are gone.
+        kept._version = (numba.__version__, sources_hash())
         return compiled
 
     return decorate
