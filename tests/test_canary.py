@@ -105,6 +105,11 @@ def test_it_is_there(name: str) -> None:
     assert hasattr(owner, name), f"{owner!r} has no {name} any more"
 
 
+def test_numbas_cache_goes_by_a_version() -> None:
+    """Another `_version` than torch's."""
+    assert hasattr(numba_dispatcher()._cache._cache_file, "_version")
+
+
 def test_no_other_is_used() -> None:
     trees = [ast.parse(file.read_text("utf-8")) for root in ROOTS for file in root.rglob("*.py")]
     nodes = [node for tree in trees for node in ast.walk(tree)]

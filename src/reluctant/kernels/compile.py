@@ -19,6 +19,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
+import numba
 from numba import njit
 from numba.core import codegen, event
 from numba.core.caching import NullCache
@@ -57,7 +58,10 @@ def kernel(*, inline: str = "never", reordered: bool = False) -> Callable[..., A
         )(function)
         try:
             compiled.enable_caching()
-            compiled._cache._cache_file._source_stamp = sources_hash()
+            kept = compiled._cache._cache_file
+            kept._source_stamp = sources_hash()
+            # Read before anything else of a file, whose rest may name classes that are gone.
+            kept._version = (numba.__version__, sources_hash())
         except RuntimeError:  # no folder that can be written
             pass
         _lean_inside_others(compiled)
