@@ -1,11 +1,15 @@
 """No test goes by what this machine's user has measured, or changes it."""
 
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from reluctant import tables, ways
+
+# OpenVINO would report each import of it to its makers, from a process that is forked for that.
+sys.modules.setdefault("openvino_telemetry", None)  # type: ignore[arg-type]
 
 
 @pytest.fixture(autouse=True, scope="session")

@@ -3,6 +3,7 @@
 import dataclasses
 import io
 import json
+import subprocess
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -135,6 +136,18 @@ def test_a_peer_computes_the_layers(name: str, dtype: torch.dtype) -> None:
                 assert peer.exact or error > 1e-4 or name == "OpenVINO bf16"
 
 
+def test_openvino_tells_nobody() -> None:
+    """In a process of its own: `conftest.py` sees to it in this one."""
+    installed("OpenVINO")
+    code = (
+        "import sys; from reluctant.bench.peers.openvino import without_telemetry as load; load(); "
+        "from openvino.tools.ovc import telemetry; print(type(telemetry).__module__)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "openvino.tools.ovc.telemetry_stub"
+
+
+@pytest.mark.slow
 def test_the_compiled_peer_holds_its_layers_apart() -> None:
     layers = [layer_of(), layer_of()]
     layers[1].up.bias.add_(0.5)
@@ -181,9 +194,9 @@ def test_rows() -> None:
 
 
 @pytest.mark.parametrize(("shape", "dtype", "activation"), [
-    (Shape(32, 96, gated=True), "float32", "relu"),
+    pytest.param(Shape(32, 96, gated=True), "float32", "relu", marks=pytest.mark.slow),
     (TINY, "bfloat16", "relu"),
-    (TINY, "float32", "gelu"),
+    pytest.param(TINY, "float32", "gelu", marks=pytest.mark.slow),
 ])  # fmt: skip
 def test_rows_of_other_layers(shape: Shape, dtype: str, activation: str) -> None:
     cells = [Cell("few", 3, shape, dtype, activation=activation)]
@@ -196,6 +209,7 @@ def test_rows_of_other_layers(shape: Shape, dtype: str, activation: str) -> None
         )
 
 
+@pytest.mark.slow
 def test_real_layers() -> None:
     pytest.importorskip("ruaccent")
     (row,) = run_bench([grid.real()[1]], rounds=1, names=[]).rows

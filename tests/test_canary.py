@@ -3,8 +3,12 @@ away fails here, by its name. A private name that no line here knows of fails, t
 """
 
 import ast
+import inspect
 import re
+import sys
 from collections.abc import Callable, Iterator
+from functools import cache
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -18,11 +22,30 @@ import reluctant
 SOURCES = Path(reluctant.__file__).parent
 ROOTS = (SOURCES, SOURCES.parents[1] / "tools")
 # Of Python's own library; and strings of ours that are no names of others.
-KNOWN = {"_asdict", "_exit", "_fields", "_replace"} | {"_of_", "_reluctant", "_token_id"}
+KNOWN = {"_asdict", "_exit", "_fields", "_replace"} | {
+    "_of_",
+    "_reluctant",
+    "_token_id",
+    "_padding_idx",
+}
 
 
 def numba_dispatcher() -> Any:
     return njit(cache=True)(numba_dispatcher)
+
+
+@cache
+def numba_library() -> Any:
+    compiled = njit(lambda x: x)
+    compiled(1)
+    return next(iter(compiled.overloads.values())).library
+
+
+class Arguments:
+    """Of a class's constructor, as attributes."""
+
+    def __init__(self, kind: type) -> None:
+        self.__dict__.update(inspect.signature(kind).parameters)
 
 
 # Name -> what has it, as the code relies on it.
@@ -37,6 +60,7 @@ OWNERS: dict[str, Callable[[], Any]] = {
     "_backward_pre_hooks": lambda: nn.Linear(1, 1),
     "_has_any_global_hook": lambda: torch.nn.modules.module,
     "_DropoutNd": lambda: torch.nn.modules.dropout,
+    "_weight": lambda: Arguments(nn.Embedding),
     # Torch's Transformer layers.
     "_ff_block": lambda: nn.TransformerEncoderLayer,
     "_sa_block": lambda: nn.TransformerEncoderLayer,
@@ -47,6 +71,10 @@ OWNERS: dict[str, Callable[[], Any]] = {
     "_are_functorch_transforms_active": lambda: torch._C,
     "_len_torch_dispatch_stack": lambda: torch._C,
     "_is_tracing": lambda: torch._C,
+    "_len_torch_function_stack": lambda: torch._C,
+    "_get_function_stack_at": lambda: torch._C,
+    "_device": lambda: sys.modules[import_module("torch.utils._device").__package__],
+    "_post_accumulate_grad_hooks": lambda: nn.Linear(1, 1).weight,
     "_current_level": lambda: torch.autograd.forward_ad,
     "_pytree": lambda: torch.utils,
     # Dense products, and the benchmark's peers.
@@ -59,6 +87,15 @@ OWNERS: dict[str, Callable[[], Any]] = {
     "_cache": numba_dispatcher,
     "_cache_file": lambda: numba_dispatcher()._cache,
     "_source_stamp": lambda: numba_dispatcher()._cache._cache_file,
+    # How it compiles what other functions call (kernels/compile.py).
+    "_compiler": numba_dispatcher,
+    "_engine": lambda: numba_library().codegen,
+    "_linking_libraries": numba_library,
+    "_reload_init": numba_library,
+    "_final_module": numba_library,
+    "_get_module_for_linking": numba_library,
+    "_finalize_dynamic_globals": numba_library,
+    "_finalized": numba_library,
 }
 
 

@@ -81,7 +81,7 @@ def check_never(layer, threshold):
 
 
 @given(layers(), st.sampled_from([0.0, 0.0, 1.0, -3.0, 0.1]))
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=60, deadline=None)
 def test_what_is_ruled_out_never_fires(layer, threshold):
     check_never(layer, threshold)
 

@@ -76,7 +76,7 @@ def check_bit_for_bit(shape, kind, gated):
 
 
 @given(shapes, st.sampled_from(ACTIVATIONS), st.booleans())
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=40, deadline=None)
 def test_skipping_changes_no_bit(shape, kind, gated):
     check_bit_for_bit(shape, kind, gated)
 
@@ -89,7 +89,7 @@ def test_skipping_changes_no_bit_in_thousands_of_layers(shape, kind, gated):
 
 
 @given(shapes, st.sampled_from(ACTIVATIONS), st.booleans())
-@settings(max_examples=80, deadline=None)
+@settings(max_examples=40, deadline=None)
 def test_against_float64(shape, kind, gated):
     seed, d, d_ff, tokens, shift, _ = shape
     keys, bias, values, value_bias, x = drawn(seed, d, d_ff, tokens, shift=shift)

@@ -1,4 +1,4 @@
-"""The command line: `reluctant demo`, `reluctant bench`, `reluctant optimize`, `reluctant tune`.
+"""The command line: `reluctant demo`, `bench`, `optimize`, `compile`, `tune`.
 
 Exit codes: 0, all is well; 1, it ran and a check failed; 2, it could not run (usage, input, a
 missing extra); 130, interrupted. Heavy imports stand inside the commands: help is quick.
@@ -14,6 +14,7 @@ import typer
 from reluctant import __version__
 from reluctant.cli.bench import bench
 from reluctant.cli.common import INTERRUPTED
+from reluctant.cli.compile import compile_kernels
 from reluctant.cli.demo import demo
 from reluctant.cli.optimize import optimize
 from reluctant.cli.tune import tune
@@ -26,6 +27,7 @@ app = typer.Typer(
 )
 for command in (demo, bench, optimize, tune):
     app.command()(command)
+app.command("compile")(compile_kernels)
 
 
 def _version(wanted: bool) -> None:

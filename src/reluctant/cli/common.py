@@ -43,8 +43,7 @@ def clean_exit(json: Path | None) -> Iterator[None]:
 
 def progress() -> "Progress":
     """A progress bar on stderr, so that stdout holds the figures and nothing else."""
-    from rich.console import Console  # noqa: PLC0415  Help needs none of this
-    from rich.progress import (  # noqa: PLC0415
+    from rich.progress import (  # noqa: PLC0415  Help needs none of this
         BarColumn,
         MofNCompleteColumn,
         Progress,
@@ -53,13 +52,15 @@ def progress() -> "Progress":
         TimeRemainingColumn,
     )
 
+    from reluctant.announce import console  # noqa: PLC0415
+
     return Progress(
         TextColumn("{task.description}"),
         BarColumn(),
         MofNCompleteColumn(),
         TimeElapsedColumn(),
         TimeRemainingColumn(),
-        console=Console(stderr=True),
+        console=console(),
         transient=True,
     )
 

@@ -9,24 +9,24 @@ from reluctant.files import write_json
 
 
 def demo(
+    sentences: Annotated[int, typer.Option(min=1, help="How many, at most 48.")] = 8,
     batch_size: Annotated[int, typer.Option(min=1, help="Sentences decoded together.")] = 1,
     json: JsonFile = None,
 ) -> None:
-    """Put stress marks on Russian sentences with a trained Transformer: untouched, pinned, engine;
-    then with its weights in reluctant.transformer, decoded with a cache: pinned, engine.
+    """Put stress marks on Russian sentences with a trained Transformer: in its own package, then
+    with its weights in reluctant.transformer and a cache, without the engine and with it.
 
-    Exit code 1 if a text differs, or logits are further from float64 than they were.
+    Exit code 1 if a text differs, or logits are further from float64 with the engine than without.
     """
     with clean_exit(json):
         from rich.console import Console  # noqa: PLC0415
 
-        from reluctant.demo import run_demo  # noqa: PLC0415
-        from reluctant.demo.accentor import sentences  # noqa: PLC0415
+        from reluctant.demo import accentor, run_demo  # noqa: PLC0415
         from reluctant.demo.table import show  # noqa: PLC0415
 
-        texts = sentences()
+        texts = accentor.sentences(sentences)
         with progress() as bar:
-            task = bar.add_task("decoding, five ways", total=-(-len(texts) // batch_size))
+            task = bar.add_task("decoding, three ways", total=-(-len(texts) // batch_size))
             result = run_demo(texts, batch_size=batch_size, on_batch=lambda: bar.advance(task))
         show(result, Console())
         if json is not None:

@@ -36,11 +36,12 @@ def optimize(
         import torch  # noqa: PLC0415
         from rich.console import Console  # noqa: PLC0415
 
+        from reluctant.announce import console  # noqa: PLC0415
         from reluctant.whole import run_whole  # noqa: PLC0415
         from reluctant.whole.load import load  # noqa: PLC0415
         from reluctant.whole.table import show  # noqa: PLC0415
 
-        with Console(stderr=True).status("loading") as status:
+        with console().status("loading") as status:
             loaded = load(model, dtype=getattr(torch, dtype), trust_remote_code=trust_remote_code)
             result = run_whole(loaded, prompt=prompt, tokens=tokens, on_step=status.update)
         show(result, Console())
