@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
-from reluctant import ways
+from reluctant import tables, ways
 from reluctant.activations import names, resolve, thresholded_relu
 from reluctant.engine import Engine
 from reluctant.errors import ReluctantError
@@ -131,7 +131,8 @@ def test_limits_decide(monkeypatch):
     """From the shape: those of the next larger measured one."""
     monkeypatch.undo()
     measured = {"262144": {"1": [0, 0, 0.1], "16": [0, 0, 0]}, "4194304": {"1": [1.0, 0, 0.1]}}
-    monkeypatch.setattr(ways, "table", lambda: {"limits": {"float32": measured}})
+    found = tables.Found({"limits": {"float32": measured}}, "the test's")
+    monkeypatch.setattr(ways, "in_use", lambda: found)
     ways.limits.cache_clear()
     request = ((1024, 1, "many"), (1024, 9, "dense"), (1025, 1, "few"), (8192, 99, "few"))
     for d_ff, tokens, way in request:

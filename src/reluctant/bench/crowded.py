@@ -263,11 +263,11 @@ def show(result: Result, console: Console) -> None:
     console.print(header())
     console.print(f"table of limits: {result.table}", markup=False, soft_wrap=True)
     console.print(f"load average before the run: {result.load:.1f}")
-    table = Table(title="Beside busy processes: microseconds, median (95 %)", box=box.SIMPLE)
+    table = Table(title="Beside busy processes: milliseconds, median (95 %)", box=box.SIMPLE)
     for column in ("", "tokens", "busy", "eager", "engine", "eager / engine"):
         table.add_column(column, justify="right" if column else "left")
     for row in result.beside:
-        times = [f"{middle:.0f} ({most:.0f})" for middle, most in (row.eager, row.engine)]
+        times = [f"{m / 1e3:.3g} ({most / 1e3:.3g})" for m, most in (row.eager, row.engine)]
         table.add_row(row.what, str(row.tokens), str(row.busy), *times, f"{row.ratio:.2f}x")
         if not row.error <= TOLERANCE:
             console.print(f"[red]{row.what}: outputs differ by {row.error:.1e}[/]")
