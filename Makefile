@@ -4,7 +4,12 @@ BIN := .venv/bin
 STAMP := .venv/.installed
 PIP := $(BIN)/python -m pip --disable-pip-version-check
 
-.PHONY: demo minilm test check bench families plot clean
+# What runs kernels directly: tested as the processor is, and as one with AVX2 only.
+KERNELS := $(wildcard tests/test_few*.py tests/test_many*.py tests/test_screen*.py \
+  tests/test_sketch*.py tests/test_norm*.py tests/test_pool*.py tests/test_team*.py \
+  tests/test_kernel*.py)
+
+.PHONY: demo minilm test test-all test-avx2 check bench families plot clean
 
 demo: $(STAMP)
 	$(BIN)/reluctant demo
@@ -15,6 +20,15 @@ minilm: $(STAMP)
 test: $(STAMP)
 	$(BIN)/python -m pytest
 
+# With the long matrices and the thousands of drawn cases.
+test-all: $(STAMP)
+	$(BIN)/python -m pytest -m 'slow or not slow'
+
+test-avx2: $(STAMP)
+	@if $(BIN)/python -c "from llvmlite.binding import get_host_cpu_features as f; exit(not f()['avx2'])"; \
+	then NUMBA_CPU_NAME=haswell $(BIN)/python -m pytest $(KERNELS); \
+	else echo "no AVX2 here: the kernels were tested as they are"; fi
+
 check: $(STAMP)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
@@ -24,7 +38,7 @@ bench: $(STAMP)
 	$(BIN)/reluctant bench
 
 families: $(STAMP)
-	$(BIN)/python -m reluctant.surgery.scan
+	$(BIN)/python -m tools.scan
 
 # The README's picture, about five minutes.
 plot: $(STAMP)

@@ -4,11 +4,14 @@ from collections.abc import Iterator
 from fractions import Fraction
 
 import numpy as np
+import torch
 
+from reluctant.freshness import remembered
 from reluctant.kernels import sums
 from reluctant.kernels.candidates import Layer, Rule, select
 from reluctant.kernels.codes import RELU
 from reluctant.sketch import Sketch
+from reluctant.weights import Matrix
 
 SMALLEST_NORMAL = np.float32(2.0**-126)
 
@@ -62,8 +65,11 @@ def evaluations(key, x, bias) -> Iterator[np.float32]:
         yield _fused(key[::-1], x[::-1], bias)
 
 
-def layer_of(sketch: Sketch, keys, bias, values=None, value_bias=None) -> Layer:
+def layer_of(sketch: Sketch, keys, bias, values=None, value_bias=None, before=None) -> Layer:
+    """before: the keys that are remembered, if these are others."""
     d_ff, d = keys.shape
+    then = torch.from_numpy(keys if before is None else before)
+    watched = remembered((Matrix.of(then), None, None))._replace(live_gates=keys)
     return Layer(
         sketch.q,
         sketch.scale,
@@ -76,8 +82,7 @@ def layer_of(sketch: Sketch, keys, bias, values=None, value_bias=None) -> Layer:
         bias,
         np.zeros((d_ff, d), np.float32) if values is None else values,
         np.zeros(d, np.float32) if value_bias is None else value_bias,
-        sketch.probe_at,
-        sketch.probe,
+        *watched,
     )
 
 

@@ -6,8 +6,7 @@ from hypothesis import strategies as st
 from arithmetic import layer_of
 from reluctant.kernels import few, sums
 from reluctant.kernels.codes import HARDSWISH, RELU, RELU2, RELU6
-from reluctant.kernels.team import POOL
-from reluctant.kernels.turns import YIELD
+from reluctant.kernels.team import team_of
 from reluctant.sketch import Sketch
 
 ACTIVATIONS = [
@@ -79,7 +78,7 @@ def kernel(
         *(factors is not None, in_integers, limit, everything, turn),
         *(keys[:0, 0] if norm is None else norm, eps),
     )
-    status = few.run(x, *arrays, *numbers, out, totals, threads, POOL, YIELD)
+    status = few.run(x, *arrays, *numbers, out, totals, team_of(threads))
     return status, out, totals
 
 

@@ -3,6 +3,7 @@
 import dataclasses
 import io
 import json
+import subprocess
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -18,7 +19,7 @@ from reluctant.bench import (
     Result,
     Row,
     Shape,
-    crossings,
+    fit,
     grid,
     limits,
     measure,
@@ -115,23 +116,38 @@ def test_a_peer_computes_the_layers(name: str, dtype: torch.dtype) -> None:
         first, second = torch.randn(2, tokens, 48).to(dtype)
         with torch.inference_mode():
             built, missing = peers.build([layer, other], tokens, [name])
-        assert not missing
-        if len(built) == 1:
+        if len(built) == 1:  # bfloat16, which no processor has to have
             assert dtype == torch.bfloat16
-            assert name in ("ONNX Runtime", "OpenVINO bf16")
+            assert missing.keys() <= {"oneDNN"}
+            assert name in ("oneDNN", "ONNX Runtime", "OpenVINO bf16")
             continue
+        assert not missing
         peer = built[1]
         assert peer.exact == (name in peers.EXACT)
-        most = 0.08 if not peer.exact else 2e-6 if dtype == torch.float32 else 1e-2
+        # int8 products saturate on processors without VNNI: an error of a quarter was seen.
+        most = 0.5 if not peer.exact else 2e-6 if dtype == torch.float32 else 1e-2
         for i, each in enumerate((layer, other)):
             for x in (first, second):
                 y = peer.answer(i, x)
                 assert y.shape == x.shape
                 error = drawn.relative_error(y, truth(each, x))
                 assert error < most
-                assert peer.exact or error > 1e-4  # else it would be no approximation
+                # Else it would be no approximation; bfloat16 is, where a processor has it.
+                assert peer.exact or error > 1e-4 or name == "OpenVINO bf16"
 
 
+def test_openvino_tells_nobody() -> None:
+    """In a process of its own: `conftest.py` sees to it in this one."""
+    installed("OpenVINO")
+    code = (
+        "import sys; from reluctant.bench.peers.openvino import without_telemetry as load; load(); "
+        "from openvino.tools.ovc import telemetry; print(type(telemetry).__module__)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "openvino.tools.ovc.telemetry_stub"
+
+
+@pytest.mark.slow
 def test_the_compiled_peer_holds_its_layers_apart() -> None:
     layers = [layer_of(), layer_of()]
     layers[1].up.bias.add_(0.5)
@@ -178,9 +194,9 @@ def test_rows() -> None:
 
 
 @pytest.mark.parametrize(("shape", "dtype", "activation"), [
-    (Shape(32, 96, gated=True), "float32", "relu"),
+    pytest.param(Shape(32, 96, gated=True), "float32", "relu", marks=pytest.mark.slow),
     (TINY, "bfloat16", "relu"),
-    (TINY, "float32", "gelu"),
+    pytest.param(TINY, "float32", "gelu", marks=pytest.mark.slow),
 ])  # fmt: skip
 def test_rows_of_other_layers(shape: Shape, dtype: str, activation: str) -> None:
     cells = [Cell("few", 3, shape, dtype, activation=activation)]
@@ -193,6 +209,7 @@ def test_rows_of_other_layers(shape: Shape, dtype: str, activation: str) -> None
         )
 
 
+@pytest.mark.slow
 def test_real_layers() -> None:
     pytest.importorskip("ruaccent")
     (row,) = run_bench([grid.real()[1]], rounds=1, names=[]).rows
@@ -443,14 +460,14 @@ def test_the_table_is_legible_in_80_columns() -> None:
 def test_a_try_in_vain_is_paid_for(tried: tuple[float, float, float], seconds: float) -> None:
     ways = {"few": 1.0, "screen": 2.0, "many": 4.0, "dense": 8.0}
     vain = {"few in vain": 8.5, "screen in vain": 9.0, "many in vain": 10.0}
-    cell = crossings.Cell("float32", 1, 1, 0.1, 0.2, 0.3, ways | vain)
-    assert crossings._expected(cell, Limits(*tried)) == seconds
+    cell = fit.Cell("float32", 1, 1, 0.1, 0.2, 0.3, ways | vain)
+    assert fit.expected(cell, Limits(*tried)) == seconds
 
 
 def test_one_bad_cell_counts_more_than_two_fair_ones() -> None:
     times = ((0.1, 1.0, 1.5), (0.2, 3.0, 1.0), (0.3, 3.0, 1.0))
     cells = [
-        crossings.Cell("float32", 1, 1, p, p, p, {"few": f, "dense": d, "few in vain": d + 0.3})
+        fit.Cell("float32", 1, 1, p, p, p, {"few": f, "dense": d, "few in vain": d + 0.3})
         for p, f, d in times
     ]
-    assert crossings.limits_of(cells) == Limits(0.15, 0.0, 0.0)
+    assert fit.limits_of(cells) == Limits(0.15, 0.0, 0.0)

@@ -1,6 +1,5 @@
 """The commands around the runs: exit codes, files, messages. The runs have tests of their own."""
 
-import json
 import signal
 import subprocess
 import sys
@@ -15,47 +14,11 @@ import reluctant.demo
 from reluctant import __version__
 from reluctant.bench import Row
 from reluctant.cli import app
-from reluctant.demo.cached import SecondAct
-from reluctant.demo.layers import Layer, Shares, Times
-from reluctant.demo.logits import Error, Forced
 from reluctant.errors import ReluctantError
 
 
 def invoke(*arguments: str) -> Result:
     return CliRunner().invoke(app, arguments)
-
-
-def demo_result(**changes: Any) -> reluctant.demo.Result:
-    texts = ["за'мок", "замо'к"]
-    times = Times(tokens=256, eager_us=90.0, dense_us=70.0, sparse_us=20.0)
-    calls = {"few": 5, "many": 4, "dense": 0}
-    text, padding = Shares(0.043, 0.049), Shares(0.05, 0.08)
-    name = "transformer.encoder.layers.0"
-    fields: dict[str, Any] = {
-        "texts": {"eager": texts, "dense": texts, "engine": texts},
-        "max_logit_diff": 3e-6,
-        "dense_logit_diff": 2e-6,
-        "forced": forced(3e-5),
-        "layers": [Layer(name, text, padding, times, times, calls)],
-        "seconds": {"eager": 3.0, "dense": 2.5, "engine": 2.0},
-        "transformer": second_act(),
-        "batch_size": 1,
-        "threads": 2,
-    }
-    return reluctant.demo.Result(**(fields | changes))
-
-
-def second_act(same: bool = True, dense: float = 0.75, engine: float = 0.5) -> SecondAct:
-    texts = ["за'мок", "замо'к"]
-    return SecondAct(
-        texts={"original": texts, "dense": texts, "engine": texts if same else texts[:1] * 2},
-        seconds={"original": 3.0, "dense": dense, "engine": engine},
-        calls={"few": 90, "many": 8, "dense": 7},
-    )
-
-
-def forced(engine_rms: float) -> Forced:
-    return Forced(Error(3e-5, 2e-4), Error(engine_rms, 2e-4), apart=3e-6, scale=20.0)
 
 
 def bench_result(error: float) -> reluctant.bench.Result:
@@ -95,69 +58,6 @@ def runs(monkeypatch: pytest.MonkeyPatch) -> Any:
         monkeypatch.setattr(reluctant.bench, "run_bench", run)
 
     return become
-
-
-def test_demo_prints_and_writes_what_it_found(runs: Any, tmp_path: Path) -> None:
-    runs(demo_result())
-    file = tmp_path / "demo.json"
-    result = invoke("demo", "--json", str(file))
-    assert result.exit_code == 0, result.output
-    assert "all 2 texts are identical" in result.stdout
-    written = json.loads(file.read_text())
-    assert written["sentences"] == 2
-    assert written["identical"] is True
-    assert written["max_logit_diff"] == 3e-6
-    assert written["seconds"] == {"eager": 3.0, "dense": 2.5, "engine": 2.0}
-    assert written["transformer"] == {
-        "identical": True,
-        "seconds": {"original": 3.0, "dense": 0.75, "engine": 0.5},
-        "calls": {"few": 90, "many": 8, "dense": 7},
-    }
-    assert "NO" not in result.stdout
-    assert "90 few, 8 many, 7 dense" in result.stdout
-    assert "6.0 times as fast as the package" in result.stdout
-    assert "1.50 times as fast as pinned to dense" in result.stdout
-    layer = written["layers"][0]
-    assert layer["calls"] == {"few": 5, "many": 4, "dense": 0}
-    assert (layer["active"], layer["candidates"]) == (0.043, 0.049)
-    assert (layer["dense_us"], layer["sparse_us"]) == (70.0, 20.0)
-
-
-@pytest.mark.parametrize(
-    "changes",
-    [
-        {"forced": forced(4.6e-5)},
-        {"forced": forced(float("nan")), "max_logit_diff": float("nan")},
-        {"texts": {"eager": ["a"], "dense": ["a"], "engine": ["b"]}},
-        {"texts": {"eager": ["a"], "dense": ["b"], "engine": ["a"]}},
-        {"transformer": second_act(same=False)},
-    ],
-)
-def test_demo_fails_where_answers_changed(
-    runs: Any, tmp_path: Path, changes: dict[str, Any]
-) -> None:
-    runs(demo_result(**changes))
-    file = tmp_path / "demo.json"
-    result = invoke("demo", "--json", str(file))
-    assert result.exit_code == 1
-    assert "NO" in result.stdout
-    json.loads(file.read_text())  # written all the same, NaN or not
-
-
-@pytest.mark.parametrize(
-    "changes",
-    [
-        {"seconds": {"eager": 2.0, "dense": 2.5, "engine": 3.0}},
-        {"max_logit_diff": 2e-4},
-        {"transformer": second_act(dense=0.7, engine=0.8)},
-        {"transformer": second_act(dense=1.3, engine=1.1)},
-    ],
-)
-def test_an_aim_that_is_missed_is_said_but_no_failure(runs: Any, changes: dict[str, Any]) -> None:
-    runs(demo_result(**changes))
-    result = invoke("demo")
-    assert result.exit_code == 0
-    assert "NO" in result.stdout
 
 
 @pytest.mark.parametrize(("error", "code"), [(3e-7, 0), (2e-3, 1), (float("nan"), 1)])
@@ -272,14 +172,3 @@ def test_version() -> None:
     result = invoke("--version")
     assert result.exit_code == 0
     assert result.stdout.strip() == f"reluctant {__version__}"
-
-
-def test_help_loads_nothing_heavy() -> None:
-    code = (
-        "import sys; from reluctant.cli import app; app(['--help'], standalone_mode=False); "
-        "print([m for m in ('ruaccent', 'onnxruntime', 'openvino', 'reluctant.demo') "
-        "if m in sys.modules])"
-    )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert "demo" in done.stdout
-    assert done.stdout.splitlines()[-1] == "[]"

@@ -11,8 +11,7 @@ from hypothesis import strategies as st
 from drawn import ACTIVATIONS, bits, drawn, kernel, reference, shapes
 from reluctant.kernels import few
 from reluctant.kernels.codes import HARDSWISH, RELU
-from reluctant.kernels.team import POOL
-from reluctant.kernels.turns import YIELD
+from reluctant.kernels.team import ALONE, team_of
 
 
 def check_bit_for_bit(shape, kind):
@@ -190,19 +189,6 @@ def test_one_or_two_tokens_are_tried_without_a_sample(tokens, status):
     assert kernel(2, layer, x, limit=0.3)[0] == status
 
 
-@pytest.mark.skipif(POOL[0] == 0 or torch.get_num_threads() < 2, reason="needs a pool")
-def test_the_pools_threads_get_their_own_mode_back():
-    """They are torch's: flushing must not stay with them when the caller has left it."""
-    *layer, x = drawn(0, 64, 2048, 1)
-    kernel(2, layer, x)
-    torch.set_flush_denormal(True)
-    try:
-        kernel(2, layer, x)
-    finally:
-        torch.set_flush_denormal(False)
-    assert (torch.full((1 << 20,), 1e-42) * 1.5 > 0).all()
-
-
 def test_all_threads_flush_subnormals_or_none():
     """`torch.set_flush_denormal` sets the calling thread's mode only."""
     keys, bias, values, value_bias, x = drawn(0, 64, 2048, 1)
@@ -220,7 +206,7 @@ def test_all_threads_flush_subnormals_or_none():
     assert found == [2048, 0]
 
 
-@pytest.mark.parametrize("where", ["probe", "row", "candidate"])
+@pytest.mark.parametrize("where", ["corner", "row", "candidate"])
 def test_weights_that_left_their_sketch_are_noticed(where):
     keys, bias, values, value_bias, x = drawn(3, 64, 1024, 1, shift=0.0)
     from arithmetic import layer_of  # noqa: PLC0415
@@ -228,22 +214,25 @@ def test_weights_that_left_their_sketch_are_noticed(where):
 
     sketch = Sketch.of(torch.from_numpy(keys))
     changed, turn = keys.copy(), 0
-    if where == "probe":
-        changed.reshape(-1)[sketch.probe_at[5]] += np.float32(1e-3)
-    elif where == "row":  # one row, not probed: found when its turn comes
-        free = next(i for i in range(64) if not (sketch.probe_at // 64 == i).any())
-        changed[free] *= np.float32(0.5)
-        turn = free
-    else:  # all rows, behind the probes
-        changed *= np.float32(1.5)
-        changed.reshape(-1)[sketch.probe_at] = keys.reshape(-1)[sketch.probe_at]
-        changed[0] = keys[0]  # and behind the row whose turn it is
-    arrays = layer_of(sketch, changed, bias, values, value_bias)
-    none, team = (keys[:0, 0], 0.0), (POOL, YIELD)  # no norm
+    rows = np.arange(1024)
+    if where == "corner":
+        changed[5, 5] += np.float32(1e-3)
+        turn = 1  # of one row in four
+    else:
+        changed *= np.float32(1.5)  # all rows, behind what is remembered of each
+        changed[rows, rows % 64] = keys[rows, rows % 64]
+        if where == "row":  # one of them: found when its turn comes
+            changed[rows != 7] = keys[rows != 7]
+            turn = 7
+        else:
+            changed[0] = keys[0]  # and behind the row whose turn it is
+    arrays = layer_of(sketch, changed, bias, values, value_bias, keys)
+    none = keys[:0, 0], 0.0  # no norm
     for threads in (1, 2, 3):
         out, totals = np.empty_like(x), np.zeros(2, np.int64)
         rest = (sketch.max_norm, sketch.slack, 0.0, RELU, False, True, 2.0, False)
-        assert few.run(x, *arrays, *rest, turn, *none, out, totals, threads, *team) == few.STALE
+        team = team_of(threads)
+        assert few.run(x, *arrays, *rest, turn, *none, out, totals, team) == few.STALE
     honest = layer_of(sketch, keys, bias, values, value_bias)
     for turn in range(len(keys)):
-        assert few.run(x, *honest, *rest, turn, *none, out, totals, 1, *team) == few.DONE
+        assert few.run(x, *honest, *rest, turn, *none, out, totals, ALONE) == few.DONE

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from drawn import ACTIVATIONS, drawn, reference
 from reluctant.kernels import many
 from reluctant.kernels.codes import RELU
-from reluctant.kernels.team import POOL
+from reluctant.kernels.team import team_of
 
 shapes = st.tuples(
     st.integers(0, 2**31),
@@ -22,7 +22,7 @@ shapes = st.tuples(
 def run(threads, z, kind, values, bias, limit=2.0):
     out = np.full((len(z), values.shape[1]), 7, np.float32)
     code, threshold = kind
-    found = many.combine(z, threshold, code, values, bias, limit, out, threads, POOL)
+    found = many.combine(z, threshold, code, values, bias, limit, out, team_of(threads))
     return found, out
 
 

@@ -3,8 +3,8 @@
 import pytest
 import torch
 
-from reluctant.surgery import scan
-from reluctant.surgery.scan import Finding
+from tools import scan
+from tools.scan import Finding
 
 
 @pytest.mark.filterwarnings("ignore")

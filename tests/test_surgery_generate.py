@@ -89,6 +89,7 @@ def test_under_autocast_the_original_writes(name: str) -> None:
     assert not any(sum(entry.engine.calls.values()) for entry in report.swapped if entry.engine)
 
 
+@pytest.mark.slow
 def test_compiled_forward() -> None:
     """The engine's calls stay in the one graph; tokens are those of the model as it was."""
     model: Any = BY_NAME["OPTForCausalLM"].build()

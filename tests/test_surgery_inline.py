@@ -324,7 +324,8 @@ def test_compiles_into_one_graph() -> None:
     for kind, gain in ((Layer, 1), (Aside, 0)):
         layer, twin = pair(kind())
         compiled = torch.compile(layer, fullgraph=True, backend="aot_eager")
-        same(compiled(drawn(3, D)), twin(drawn(3, D)))
+        with torch.no_grad():  # with gradients, torch's own operations are compiled
+            same(compiled(drawn(3, D)), twin(drawn(3, D)))
         assert calls(layer) == gain
         layer.train()
         twin.train()

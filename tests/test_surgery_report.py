@@ -23,7 +23,7 @@ def test_the_report_prints_as_a_table() -> None:
     report = optimize(model)
     names = [[e.name for e in part] for part in (report.swapped, report.refused, report.untouched)]
     assert names == [["good"], ["bad"], ["other"]]
-    assert report.memory_bytes == report.swapped[0].engine.sketch_bytes > 0
+    assert report.memory_bytes == report.swapped[0].engine.memory_bytes > 0
     lines = str(report).splitlines()
     rows = {row.split("│")[1].strip(): row for row in lines if row.startswith("│")}
     assert all(word in rows["good"] for word in ("relu", str(D), str(D_FF), "swapped"))

@@ -1,6 +1,6 @@
 import pytest
 
-from reluctant.timing import interleaved
+from reluctant.timing import in_turns, interleaved
 
 
 def test_ways_take_turns_in_changing_order_and_get_rising_numbers() -> None:
@@ -58,3 +58,8 @@ def test_what_spins_is_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
     ways = {name: lambda number: None for name in "ab"}
     interleaved(ways, rounds=2, settle=0.0, turn=0.0, rest={"b": 0.5})
     assert sorted(slept) == [0.0, 0.0, 0.5, 0.5]
+
+
+def test_all_times_are_there() -> None:
+    times = in_turns({name: lambda _: None for name in "ab"}, rounds=3, settle=0.0, turn=0.0)
+    assert {name: len(taken) for name, taken in times.items()} == {"a": 3, "b": 3}

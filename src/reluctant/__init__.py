@@ -9,14 +9,23 @@
 ...     y = model(torch.randn(1, 10, 64))
 >>> reluctant.restore(model)
 1
+
+What stands here is imported when it is asked for: `import reluctant` loads neither torch nor
+Numba, and `FeedForward` and `reluctant.transformer` work where there is no Numba.
 """
 
-from reluctant.activations import Activation, thresholded_relu
-from reluctant.activations import names as activation_names
-from reluctant.activations import register as register_activation
+from typing import TYPE_CHECKING
+
 from reluctant.errors import ReluctantError, ReluctantWarning
-from reluctant.feedforward import FeedForward
-from reluctant.surgery import Entry, Report, optimize, refresh, restore
+from reluctant.missing import numba_for
+
+if TYPE_CHECKING:
+    from reluctant.activations import Activation, thresholded_relu
+    from reluctant.activations import names as activation_names
+    from reluctant.activations import register as register_activation
+    from reluctant.feedforward import FeedForward
+    from reluctant.surgery.optimize import optimize, refresh, restore
+    from reluctant.surgery.report import Entry, Report
 
 __version__ = "0.1.0"
 
@@ -34,3 +43,38 @@ __all__ = [
     "restore",
     "thresholded_relu",
 ]
+
+if not TYPE_CHECKING:  # a type checker would take any name for one that there is
+    # Public name -> the module it stands in, and what it is called there; None: the module itself.
+    _FROM = {
+        "Activation": ("activations", "Activation"),
+        "activation_names": ("activations", "names"),
+        "register_activation": ("activations", "register"),
+        "thresholded_relu": ("activations", "thresholded_relu"),
+        "FeedForward": ("feedforward", "FeedForward"),
+        "Entry": ("surgery", "Entry"),
+        "Report": ("surgery", "Report"),
+        "optimize": ("surgery", "optimize"),
+        "refresh": ("surgery", "refresh"),
+        "restore": ("surgery", "restore"),
+        "activations": ("activations", None),
+        "feedforward": ("feedforward", None),
+        "surgery": ("surgery", None),
+        "transformer": ("transformer", None),
+    }
+
+    def __getattr__(name):
+        if name not in _FROM:
+            raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+        from importlib import import_module  # noqa: PLC0415
+
+        module, inside = _FROM[name]
+        with numba_for(f"reluctant.{name}"):
+            found = import_module(f"{__name__}.{module}")
+        if inside is not None:
+            found = getattr(found, inside)
+        globals()[name] = found
+        return found
+
+    def __dir__():
+        return sorted({*globals(), *_FROM})

@@ -10,14 +10,15 @@ from torch import Tensor, nn
 from reluctant import dense, op, ways
 from reluctant.activations import Activation, resolve
 from reluctant.errors import ReluctantError
+from reluctant.freshness import finite
 from reluctant.kernels import few, many, screened
 from reluctant.kernels.entry import run_at
-from reluctant.kernels.team import POOL, threads_for
+from reluctant.kernels.team import team_for
+from reluctant.kernels.watch import any_changed
 from reluctant.nested import on_values
-from reluctant.neurons import Neurons
-from reluctant.prepared import Prepared, finite, prepare
-from reluctant.sketch import sketch_bytes
+from reluctant.prepared import Derived, Prepared
 from reluctant.ways import NEVER_ABOVE, Limits
+from reluctant.weights import Neurons
 
 WAYS = ("auto", "dense", "few", "many")
 
@@ -81,21 +82,21 @@ class Engine:
                     f"expected finite weights; {name}.weight holds a NaN or an infinity: repair "
                     f"the checkpoint, or leave this layer as it is"
                 )
-        self._stride = down.weight.stride()
         self._start()
 
     def _start(self) -> None:
         self._d_model, self._weights = self.neurons.d_model, self.neurons.keys.numel()
-        self._prepared: Prepared | None = None
+        self._derived = Derived(self.neurons, self.activation)
         self._turn = 0
         self._handle = op.enlist(self)
-        self._label = op.label(self.activation)
+        self._label, self._labelled = op.label(self.activation)
 
-    # Sketch and kernels' views are caches of the weights: copies and pickles make their own.
+    # What is derived from the weights is a cache: copies and pickles make their own.
     def __getstate__(self) -> dict[str, Any]:
         state = self.__dict__.copy()
-        for cache in ("_d_model", "_weights", "_prepared", "_turn", "_handle", "_label"):
+        for cache in ("_d_model", "_weights", "_derived", "_turn", "_handle", "_label"):
             del state[cache]
+        del state["_labelled"]
         state["calls"] = dict(self.calls)
         return state
 
@@ -116,26 +117,29 @@ class Engine:
 
     @property
     def sparse(self) -> bool:
-        """Whether the sparse ways can serve this layer as it is now."""
-        return self._prepare().sparse
+        """Whether the sparse ways can serve this layer as it is now, as far as is known without
+        reading its weights."""
+        return self._derived.sparse()
 
     @property
-    def sketch_bytes(self) -> int:
-        """Memory that the engine adds to the model, in bytes."""
-        if not self.sparse:
-            return 0
-        return sketch_bytes(self.neurons.d_ff, self.neurons.d_model)
+    def memory_bytes(self) -> int:
+        """Memory that the engine adds to the model once it has computed sparsely: the sketch, and
+        a copy of W2 unless its rows lie on end."""
+        return self._derived.bytes()
 
     def __call__(self, x: Tensor) -> Tensor:
         """x: (..., d_model), also a nested tensor. Gives (..., d_model)."""
-        if not torch.compiler.is_compiling() and not self._needs_grad(x):
-            return self.forward(x)
-        if self.neurons.norm is not None:  # the operator knows of none
-            if not torch.compiler.is_compiling():
-                self.calls["dense"] += 1
+        if torch.compiler.is_compiling():
+            if self.neurons.norm is None and not self._needs_grad(x):  # the operator has neither
+                y: Tensor = op.feed_forward(x, *self.neurons.tensors(), self._handle, self._label)
+                return y
             return dense.plain(x, *self._parts())
-        y: Tensor = op.feed_forward(x, *self.neurons.tensors(), self._handle, self._label)
-        return y
+        if not self._needs_grad(x):
+            return self.forward(x)
+        self._check(x)
+        self._derived.drop_old()
+        self.calls["dense"] += 1
+        return dense.plain(x, *self._parts())  # torch's own operations, and so its own gradients
 
     def _needs_grad(self, x: Tensor) -> bool:
         return torch.is_grad_enabled() and (
@@ -150,13 +154,8 @@ class Engine:
         """`__call__` without autograd."""
         if x.is_nested:
             return on_values(self.forward, x)
-        d_model = self._d_model
-        if x.dim() == 0 or x.shape[-1] != d_model or not x.is_floating_point():
-            raise ReluctantError(
-                f"expected x of shape (..., {d_model}) in a floating dtype; got "
-                f"{tuple(x.shape)} {x.dtype}"
-            )
-        tokens = x.numel() // d_model
+        self._check(x)
+        tokens = x.numel() // max(self._d_model, 1)
         limits = self._limits(x, tokens)
         ready = self._ready(x, limits)
         if ready is None:
@@ -176,6 +175,15 @@ class Engine:
         self.calls[way] += 1
         return y
 
+    def _check(self, x: Tensor) -> None:
+        if x.is_nested:
+            return
+        if x.dim() == 0 or x.shape[-1] != self._d_model or not x.is_floating_point():
+            raise ReluctantError(
+                f"expected x of shape (..., {self._d_model}) in a floating dtype; got "
+                f"{tuple(x.shape)} {x.dtype}"
+            )
+
     def _limits(self, x: Tensor, tokens: int) -> Limits:
         """Which ways may be tried: from this call's shape alone."""
         if tokens == 0 or not x.is_cpu or torch.is_autocast_enabled("cpu"):
@@ -193,8 +201,9 @@ class Engine:
     def _ready(self, x: Tensor, limits: Limits) -> Prepared | None:
         """What the sparse ways read; None where only the dense one serves."""
         if not any(limits):
+            self._derived.drop_old()
             return None
-        ready = self._prepare(with_sketch=limits.few > 0 or limits.screen > 0)
+        ready = self._derived.get(with_sketch=limits.few > 0 or limits.screen > 0)
         return ready if ready.sparse and x.dtype is ready.dtype else None
 
     def _dense(self, x: Tensor) -> Tensor:
@@ -207,37 +216,34 @@ class Engine:
         return (w1, b1), (w2, b2), self.activation, gate, self.neurons.norm
 
     def _run_few(
-        self, rows: Tensor, out: Tensor, tokens: int, ready: Prepared, limit: float
-    ) -> bool:
-        """False where the next way should serve: too many candidates, or weights with a NaN.
-
-        rows, out: contiguous, tokens * d_model numbers of the weights' dtype.
-        """
-        most = few.MAX_TOKENS
-        if tokens <= most:
-            return self._few(rows, out, 0, tokens, ready, limit, _IGNORED)
-        return all(
-            self._few(rows, out, first, min(most, tokens - first), ready, limit, _IGNORED)
-            for first in range(0, tokens, most)
-        )
-
-    def _few(
         self,
         rows: Tensor,
         out: Tensor,
-        first: int,
         tokens: int,
         ready: Prepared,
         limit: float,
-        totals: Any,
+        totals: Any = _IGNORED,
     ) -> bool:
-        """Up to 16 tokens from row `first` on; their counts are added to `totals`."""
-        skipped = first * self._d_model * rows.itemsize
-        x_at, out_at = rows.data_ptr() + skipped, out.data_ptr() + skipped
-        threads = threads_for(self._weights * (1 + tokens // 4))
+        """False where the next way should serve: too many candidates, or weights with a NaN.
+
+        rows, out: contiguous, tokens * d_model numbers of the weights' dtype. totals: zeros;
+        becomes the numbers of active neurons and of candidates.
+        """
+        x_at, out_at = rows.data_ptr(), out.data_ptr()
+        row, most = self._d_model * rows.itemsize, few.MAX_TOKENS
+        team = team_for(self._weights * (1 + min(tokens, most) // 4))
 
         def kernel(now: Prepared) -> Any:
-            return run_at(*now.few, x_at, out_at, tokens, limit, self._turn, totals, threads)
+            if tokens <= most:
+                return run_at(*now.few, x_at, out_at, tokens, limit, self._turn, totals, team)
+            totals.fill(0)  # a second try counts anew
+            for first in range(0, tokens, most):
+                at, count = first * row, min(most, tokens - first)
+                here = (x_at + at, out_at + at, count, limit, self._turn, totals, team)
+                status = run_at(*now.few, *here)
+                if status != few.DONE:
+                    return status
+            return few.DONE
 
         return self._trusting(ready, kernel)
 
@@ -248,12 +254,12 @@ class Engine:
         if not ready.screened:
             return False
         x, y = (t.numpy().reshape(tokens, self._d_model) for t in (rows, out))
-        threads = threads_for(self._weights * (1 + tokens // 4))
+        team = team_for(self._weights * (1 + tokens // 4))
 
         def kernel(now: Prepared) -> Any:
-            return screened.run(
-                *(x, *now.screened, limit, False, self._turn, y, _IGNORED, threads, POOL)
-            )
+            if not now.screened:
+                return few.DENSE
+            return screened.run(*(x, *now.screened, limit, False, self._turn, y, _IGNORED, team))
 
         return self._trusting(ready, kernel)
 
@@ -267,44 +273,33 @@ class Engine:
             status = kernel(ready)
             if status != few.STALE:
                 return bool(status == few.DONE)
-            self.refresh()
-            ready = self._prepare(with_sketch=True)
+            self._derived.drop(ready)
+            ready = self._derived.get(with_sketch=True)
         return False
 
     def _run_many(
         self, rows: Tensor, out: Tensor, ready: Prepared, limit: float
     ) -> tuple[str, Tensor]:
         """The first product densely; the second sparsely or, for a crowded call, densely."""
+        if ready.many and limit:
+            self._turn += 1
+            if any_changed(*ready.watched, self._turn):
+                self._derived.drop(ready)
+                ready = self._derived.get(with_sketch=False)
         if not ready.many or not limit:
             return "dense", self._dense(rows)
         w1, b1, w2, b2, _, _ = self.neurons.tensors()
         z = dense.linear(rows, w1, b1)
         z_rows, out_rows = (t.numpy().reshape(-1, t.shape[-1]) for t in (z, out))
-        threads = threads_for(z.nbytes)
-        found = many.combine(z_rows, *ready.many, limit, out_rows, threads, POOL)
+        found = many.combine(z_rows, *ready.many, limit, out_rows, team_for(z.nbytes))
         if found >= 0:
             return "many", out
         return "dense", dense.linear(self.activation(z), w2, b2)
 
-    def _prepare(self, *, with_sketch: bool = False) -> Prepared:
-        self._prepared = prepare(
-            self.neurons, self.activation, self._prepared, with_sketch=with_sketch
-        )
-        return self._prepared
-
     def refresh(self) -> None:
-        """Forget what was derived from the weights: for those who write behind torch's back."""
-        self._prepared = None
-
-    def detach(self) -> None:
-        """Give W2 the memory layout it had before the engine."""
-        self.refresh()
-        weight = self.neurons.down.weight
-        if weight.stride() != self._stride:
-            old = torch.empty_strided(
-                weight.shape, self._stride, dtype=weight.dtype, device=weight.device
-            )
-            weight.data = old.copy_(weight.data)
+        """Forget what was derived from the weights: for those who write behind torch's back, and
+        to have its memory back."""
+        self._derived.drop()
 
     def census(self, x: Tensor) -> Census:
         """How many neurons are active, and how many the sketch could not rule out, for x.
@@ -315,12 +310,11 @@ class Engine:
         with torch.no_grad():
             rows = x.detach().reshape(-1, self.neurons.d_model).contiguous()
             tokens = rows.shape[0]
-            totals, ready = np.zeros(2, np.int64), self._prepare(with_sketch=True)
+            totals, ready = np.zeros(2, np.int64), self._derived.get(with_sketch=True)
             served = tokens > 0 and ready.sparse and rows.dtype is ready.dtype
-            out = torch.empty_like(rows)
-            for first in range(0, tokens, few.MAX_TOKENS) if served else ():
-                count = min(few.MAX_TOKENS, tokens - first)
-                served = served and self._few(rows, out, first, count, ready, NEVER_ABOVE, totals)
+            if served:
+                out = torch.empty_like(rows)
+                served = self._run_few(rows, out, tokens, ready, NEVER_ABOVE, totals)
             active, candidates = (int(n) for n in totals)
             if not served:
                 fires = self.neurons.gate or self.neurons.up

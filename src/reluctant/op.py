@@ -1,4 +1,5 @@
-"""The engine as an operator of PyTorch, for autograd and `torch.compile`.
+"""The engine as an operator of PyTorch, for `torch.compile`. Without gradients: a call that needs
+them is computed in torch's own operations.
 
 It takes every tensor it may read, so one compiled graph serves all layers of a shape. `handle`
 belongs to the engine that holds the sketch of these weights. Where that engine is not to be found -
@@ -7,7 +8,7 @@ in another process, an exported program, a copy of the weights - the operator is
 
 import weakref
 from dataclasses import replace
-from typing import Any, Protocol
+from typing import Protocol
 
 import torch
 from torch import Tensor
@@ -15,7 +16,7 @@ from torch import Tensor
 from reluctant import dense
 from reluctant.activations import Activation, resolve
 from reluctant.errors import ReluctantError
-from reluctant.neurons import Neurons
+from reluctant.weights import Neurons
 
 
 class Server(Protocol):
@@ -28,7 +29,7 @@ class Server(Protocol):
 
 
 _servers: "weakref.WeakValueDictionary[int, Server]" = weakref.WeakValueDictionary()
-_unregistered: dict[str, Activation] = {}
+_unregistered: "weakref.WeakValueDictionary[str, Activation]" = weakref.WeakValueDictionary()
 
 
 def enlist(server: Server) -> Tensor:
@@ -38,16 +39,19 @@ def enlist(server: Server) -> Tensor:
     return handle
 
 
-def label(activation: Activation) -> str:
-    """The string that stands for an activation in a graph: its name, made unique if need be."""
+def label(activation: Activation) -> tuple[str, Activation]:
+    """The string that stands for an activation in a graph: its name, made unique if need be.
+
+    And what it stands for: it does as long as somebody holds that.
+    """
     name, known = activation.name, _unregistered.get(activation.name)
     if known is None:
         try:
             known = resolve(name)
         except ReluctantError:
-            known = _unregistered[name] = activation
+            known = _unregistered.setdefault(name, activation)
     if known == activation:
-        return name
+        return name, known
     return label(replace(activation, name=f"{name}'"))
 
 
@@ -96,31 +100,3 @@ def _(
     activation: str,
 ) -> Tensor:
     return torch.empty_like(x, memory_format=torch.contiguous_format)
-
-
-def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
-    *tensors, _handle, name = inputs
-    ctx.activation = _labelled(name)
-    ctx.save_for_backward(*tensors)
-
-
-def _backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
-    """Recomputes the layer densely, in torch, and differentiates that."""
-    saved = ctx.saved_tensors
-    wanted = [i for i, needed in enumerate(ctx.needs_input_grad[: len(saved)]) if needed]
-    with torch.enable_grad():
-        # Views, so that a second derivative (create_graph) leads back to the originals.
-        inputs = [t.view_as(t) if t is not None and i in wanted else t for i, t in enumerate(saved)]
-        x, w1, b1, w2, b2, wg, bg = inputs
-        gate = None if wg is None else (wg, bg)
-        y = dense.plain(x, (w1, b1), (w2, b2), ctx.activation, gate)
-    grads: list[Tensor | None] = [None] * (len(saved) + 2)
-    found = torch.autograd.grad(
-        y, [inputs[i] for i in wanted], grad, create_graph=torch.is_grad_enabled()
-    )
-    for i, g in zip(wanted, found, strict=True):
-        grads[i] = g
-    return tuple(grads)
-
-
-feed_forward.register_autograd(_backward, setup_context=_setup_context)

@@ -1,5 +1,6 @@
-"""What the kernels read of a layer: views of its live weights, and their sketch."""
+"""What the kernels read of a layer: its live weights, copies of some, and their sketch."""
 
+import os
 import threading
 from dataclasses import dataclass, replace
 from typing import Any
@@ -10,95 +11,198 @@ from torch import Tensor
 
 from reluctant.activations import Activation
 from reluctant.errors import ReluctantError
+from reluctant.freshness import Stamp, finite, remembered
 from reluctant.kernels.candidates import Layer
 from reluctant.kernels.codes import NONE
 from reluctant.kernels.entry import table_of
 from reluctant.kernels.norm import Norm
-from reluctant.neurons import Neurons
-from reluctant.sketch import SERVED, Sketch, as_array
-
-_one_at_a_time = threading.RLock()
+from reluctant.sketch import SERVED, Sketch, sketch_bytes
+from reluctant.weights import Matrix, Neurons, as_array, stored_as
 
 
 @dataclass(frozen=True)
 class Prepared:
-    """What the kernels read, and the weights' stamp when it was made.
+    """What the kernels read, and the weights' stamp from before it was made.
 
     dtype: of the weights. sparse: whether the sparse ways can serve the layer; if not, the rest is
-    empty. rows: as in `kernels.candidates.Layer`, from rows to value_bias; norm: the fields of
-    `kernels.norm.Norm`. many: the arguments of `kernels.many.combine` between z and limit; empty if
-    it cannot serve. sketch: made when a call first needs it, and with it few: the table of
-    `kernels.entry`, addresses in rows, norm and sketch; and screened: the arguments of
+    empty. values: the layer's, as the kernels read them. many: the arguments of
+    `kernels.many.combine` between z and limit; empty if it cannot serve; watched: those of
+    `kernels.watch.any_changed` before turn, for it. sketch: made when a call first needs it, and
+    with it few: the table of `kernels.entry`, addresses in `arrays`; and screened: the arguments of
     `kernels.screened.run` between x and limit, or empty.
     """
 
-    stamp: tuple[Any, ...]
+    stamp: Stamp
     dtype: torch.dtype
     sparse: bool
-    rows: tuple[Any, ...] = ()
-    norm: tuple[Any, ...] = ()
+    values: Matrix | None = None
     many: tuple[Any, ...] = ()
+    watched: tuple[Any, ...] = ()
     sketch: Sketch | None = None
+    arrays: tuple[Any, ...] = ()
     few: tuple[Any, ...] = ()
     screened: tuple[Any, ...] = ()
+
+    def serves(self, *, with_sketch: bool) -> bool:
+        """Whether it is still true, and all that is asked for."""
+        enough = not with_sketch or self.sketch is not None or not self.sparse
+        return enough and self.stamp.holds()
+
+
+class Derived:
+    """What was derived from one layer's weights: made when first needed, dropped when untrue.
+
+    Threads that need it at once make it once; a forked child makes its own, whatever another
+    thread was about to make when it was forked.
+    """
+
+    def __init__(self, neurons: Neurons, activation: Activation) -> None:
+        self._neurons, self._activation = neurons, activation
+        self._now: Prepared | None = None
+        self._lock, self._process = threading.RLock(), os.getpid()
+
+    def get(self, *, with_sketch: bool) -> Prepared:
+        """What is true of the weights as they are now."""
+        now = self._now
+        if now is not None and now.serves(with_sketch=with_sketch):
+            return now
+        with self._own_lock():
+            now = self._now  # another thread may have made it meanwhile
+            if now is None or not now.serves(with_sketch=with_sketch):
+                now = prepare(self._neurons, self._activation, now, with_sketch=with_sketch)
+                self._now = now
+            return now
+
+    def drop(self, untrue: Prepared | None = None) -> None:
+        """Forget it; if it is given, only as long as no other has taken its place."""
+        with self._own_lock():
+            if untrue is None or self._now is untrue:
+                self._now = None
+
+    def drop_old(self) -> None:
+        """Forget it if torch knows of a change: for calls that do not need it."""
+        now = self._now
+        if now is not None and not now.stamp.holds():
+            self._now = None
+
+    def sparse(self) -> bool:
+        """Whether the sparse ways can serve the layer. Makes nothing."""
+        now = self._now
+        if now is not None and now.stamp.holds():
+            return now.sparse
+        return servable(self._neurons, self._activation)
+
+    def bytes(self) -> int:
+        """Memory that it takes, once all of it was needed. Makes nothing."""
+        if not self.sparse():
+            return 0
+        neurons = self._neurons
+        w1, _, w2, _, wg, _ = neurons.tensors()
+        stored = (stored_as(w) for w in (w1, w2.t(), wg) if w is not None)
+        copies = sum(weight.nbytes for weight, copied in filter(None, stored) if copied)
+        return copies + sketch_bytes(neurons.d_ff, neurons.d_model)
+
+    def _own_lock(self) -> threading.RLock:
+        if self._process != os.getpid():  # who held the other one is not in this process
+            self._lock, self._process = threading.RLock(), os.getpid()
+        return self._lock
+
+
+def servable(neurons: Neurons, activation: Activation) -> bool:
+    """Whether the sparse ways can serve a layer, whatever its numbers are: they are not read."""
+    w1, b1, w2, b2, wg, bg = neurons.tensors()
+    norm = neurons.norm_weight
+    present = [t for t in (w1, b1, w2, b2, wg, bg, norm) if t is not None]
+    if activation.kernel == NONE or any(t.dtype not in SERVED for t in present):
+        return False
+    (d_ff, d_model), dtype = w1.shape, w1.dtype
+    threshold = _threshold(activation)
+    wanted = [(b1, d_ff), (bg, d_ff), (b2, d_model), (norm, d_ff)]
+    return (
+        all(t.dtype == dtype and t.device.type == "cpu" for t in present)
+        and d_ff > 0
+        and d_model > 0
+        and w2.shape == (d_model, d_ff)
+        and (wg is None or wg.shape == w1.shape)
+        and all(stored_as(w) is not None for w in (w1, w2, wg) if w is not None)
+        # Views, not copies: a write to a bias is to be seen at once.
+        and all(t is None or (t.shape == (n,) and t.is_contiguous()) for t, n in wanted)
+        # A z that is rounded to bfloat16 must not be rounded past the threshold.
+        and (dtype == torch.float32 or _in_bfloat16(threshold))
+        and (norm is None or _keeps_zeros(neurons.eps))
+        and neurons.eps == neurons.first_eps
+    )
 
 
 def prepare(
     neurons: Neurons, activation: Activation, known: Prepared | None, *, with_sketch: bool
 ) -> Prepared:
-    """`known` if the weights are still those, and anew if they have changed."""
-    if known is not None and known.stamp == neurons.stamp():
-        if not with_sketch or known.sketch is not None or not known.sparse:
-            return known
-    else:
-        known = None
-    with _one_at_a_time, torch.inference_mode(False), torch.no_grad():
-        known = known or _views(neurons, activation)
-        return _sketched(known, neurons, activation) if with_sketch and known.sparse else known
+    """`known`, or, if the weights have changed since, anew; with what it lacks."""
+    with torch.inference_mode(False), torch.no_grad():
+        if known is None or not known.stamp.holds():
+            known = _with_values(neurons, activation)
+        needed = with_sketch and known.sparse and known.sketch is None
+        return _with_sketch(known, neurons, activation) if needed else known
 
 
-def _views(neurons: Neurons, activation: Activation) -> Prepared:
-    dtype = neurons.keys.dtype
-    tensors = neurons.tensors()
-    norm = neurons.norm_weight
-    present = [t for t in (*tensors, norm) if t is not None]
-    as_stored = [t for t in (*tensors[:2], *tensors[3:], norm) if t is not None]  # all but W2
-    threshold = _threshold(activation)
-    if not (
-        activation.kernel != NONE
-        and dtype in SERVED
-        and all(t.dtype == dtype and t.device.type == "cpu" for t in present)
-        # Views, not copies: a write to a bias is to be seen at once.
-        and all(t.is_contiguous() for t in as_stored)
-        # Torch refuses to compute with a weight of inference mode once its memory was replaced.
-        and not (neurons.down.weight.is_inference() and not neurons.values.is_contiguous())
-        # Skipping a zero would hide 0 * inf = NaN.
-        and all(finite(t) for t in (neurons.down.weight, neurons.up.weight))
-        # A z that is rounded to bfloat16 must not be rounded past the threshold.
-        and torch.tensor(threshold, dtype=dtype).item() == threshold
-        and (norm is None or (norm.shape == (neurons.d_ff,) and _keeps_zeros(neurons.eps)))
-        and neurons.eps == neurons.first_eps
-    ):
-        return Prepared(neurons.stamp(), dtype, sparse=False)
-    neurons.lay_out()
-    if not neurons.values.is_contiguous():  # W2 is a view of weights that are not to be moved
-        return Prepared(neurons.stamp(), dtype, sparse=False)
-    up, gate = neurons.up, neurons.gate
-    firing = up if gate is None else gate  # whose product goes through the activation
-    rows = tuple(
-        as_array(t.detach())
-        for t in (
-            *(firing.weight, _or_zeros(firing.bias, neurons.d_ff, dtype)),
-            *(up.weight, _or_zeros(up.bias, neurons.d_ff, dtype)),
-            *(neurons.values, _or_zeros(neurons.down.bias, neurons.d_model, dtype)),
-        )
+def _with_values(neurons: Neurons, activation: Activation) -> Prepared:
+    stamp, dtype = Stamp(neurons), neurons.keys.dtype  # before anything is read
+    w1, _, w2, b2, wg, _ = neurons.tensors()
+    # Skipping a zero would hide 0 * inf = NaN.
+    if not (servable(neurons, activation) and all(finite(w) for w in (w2, w1))):
+        return Prepared(stamp, dtype, sparse=False)
+    values = Matrix.of(w2.t())
+    if wg is not None or neurons.norm is not None or dtype != torch.float32:
+        return Prepared(stamp, dtype, sparse=True, values=values)
+    bias = as_array(_or_zeros(b2, neurons.d_model, dtype))
+    many = (_threshold(activation), activation.kernel, as_array(values.rows), bias)
+    watched = tuple(remembered((None, None, values)))
+    return Prepared(stamp, dtype, sparse=True, values=values, many=many, watched=watched)
+
+
+def _with_sketch(known: Prepared, neurons: Neurons, activation: Activation) -> Prepared:
+    w1, b1, _, b2, wg, bg = neurons.tensors()
+    d_ff, dtype = neurons.d_ff, known.dtype
+    gated, max_norm = wg is not None, 0.0
+    keys = Matrix.of(w1)
+    gates = Matrix.of(wg) if gated else keys  # whose product goes through the activation
+    try:
+        sketch = Sketch.of(gates.rows)
+        if gated:
+            max_norm = float(keys.rows.norm(dim=1, dtype=torch.float64).max())
+    except ReluctantError:  # a NaN has come into the keys: the dense way shows it
+        return Prepared(known.stamp, dtype, sparse=False)
+    values, norm = known.values, neurons.norm_weight
+    assert values is not None
+    biases = [(bg, d_ff) if gated else (b1, d_ff), (b1, d_ff), (b2, neurons.d_model)]
+    rows = [
+        as_array(t)
+        for matrix, (bias, n) in zip((gates, keys, values), biases, strict=True)
+        for t in (matrix.rows, _or_zeros(bias, n, dtype))
+    ]
+    watched: tuple[Any, ...] = remembered((gates, keys if gated else None, values))
+    own: tuple[Any, ...] = (sketch.q, sketch.scale, sketch.radius, sketch.own_norm, sketch.row_sum)
+    layer = Layer(*own, *rows, *watched)
+    weight = as_array(torch.empty(0, dtype=dtype, device="cpu") if norm is None else norm.data)
+    largest = max(sketch.max_norm, max_norm)
+    numbers = (largest, sketch.slack, _threshold(activation), activation.kernel, gated)
+    table = table_of(layer, Norm(weight, neurons.eps), (*numbers, sketch.in_integers))
+    screens = sketch.in_integers and dtype == torch.float32 and norm is None
+    return replace(
+        known,
+        sketch=sketch,
+        arrays=(*layer, weight),
+        few=table,
+        screened=(*layer, *numbers) if screens else (),
     )
-    weight = as_array(torch.empty(0, dtype=dtype) if norm is None else norm.detach())
-    plain = gate is None and norm is None and dtype == torch.float32
-    many = (threshold, activation.kernel, *rows[4:]) if plain else ()
-    return Prepared(
-        neurons.stamp(), dtype, sparse=True, rows=rows, norm=(weight, neurons.eps), many=many
-    )
+
+
+def _threshold(activation: Activation) -> float:
+    return float(np.float32(activation.zero_below))  # as float32, where torch compares it
+
+
+def _in_bfloat16(number: float) -> bool:
+    return float(torch.tensor(number, dtype=torch.bfloat16, device="cpu")) == number
 
 
 def _keeps_zeros(eps: float) -> bool:
@@ -107,37 +211,4 @@ def _keeps_zeros(eps: float) -> bool:
 
 
 def _or_zeros(bias: Tensor | None, size: int, dtype: torch.dtype) -> Tensor:
-    return torch.zeros(size, dtype=dtype) if bias is None else bias
-
-
-def _sketched(views: Prepared, neurons: Neurons, activation: Activation) -> Prepared:
-    gated = neurons.gate is not None
-    max_norm = 0.0
-    try:
-        sketch = Sketch.of((neurons.gate or neurons.up).weight)
-        if gated:
-            max_norm = float(neurons.up.weight.norm(dim=1, dtype=torch.float64).max())
-    except ReluctantError:  # a NaN has come into the keys: the dense way shows it
-        return replace(views, sparse=False)
-    layer = Layer(
-        *(sketch.q, sketch.scale, sketch.radius, sketch.own_norm, sketch.row_sum),
-        *(*views.rows, sketch.probe_at, sketch.probe),
-    )
-    norm = max(sketch.max_norm, max_norm)
-    numbers = (norm, sketch.slack, _threshold(activation), activation.kernel, gated)
-    table = table_of(layer, Norm(*views.norm), (*numbers, sketch.in_integers))
-    normed = neurons.norm is not None
-    screens = sketch.in_integers and views.dtype == torch.float32 and not normed
-    screened = (*layer, *numbers) if screens else ()
-    return replace(views, sketch=sketch, few=table, screened=screened)
-
-
-def _threshold(activation: Activation) -> float:
-    return float(np.float32(activation.zero_below))  # as float32, where torch compares it
-
-
-def finite(weight: Tensor) -> bool:
-    """Whether all weights are (none to be seen on the meta device)."""
-    if weight.device.type == "meta" or weight.numel() == 0:
-        return True
-    return bool(torch.isfinite(torch.stack(torch.aminmax(weight.detach()))).all())
+    return torch.zeros(size, dtype=dtype, device="cpu") if bias is None else bias.data

@@ -52,7 +52,6 @@ starts at 2^-40. `tests/test_sketch.py` keeps a case of each.
 """
 
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -62,21 +61,13 @@ from reluctant.errors import ReluctantError
 from reluctant.kernels import integer, sums
 from reluctant.kernels.lanes import GROUP, QUAD, TILE
 from reluctant.kernels.quantise import quantise
-from reluctant.kernels.team import POOL, threads_for
+from reluctant.kernels.team import team_for
+from reluctant.weights import as_array
 
 UNIT = 2.0**-24
 TINIEST_SCALE = 2.0**-40
 LONGEST = 2**22
 SERVED = (torch.float32, torch.bfloat16)
-_PROBES = 32
-
-
-def as_array(tensor: torch.Tensor) -> npt.NDArray[Any]:
-    """A contiguous CPU tensor for the kernels, in place: float32, or bfloat16 as uint16."""
-    if tensor.dtype == torch.bfloat16:
-        tensor = tensor.view(torch.uint16)
-    array: npt.NDArray[Any] = tensor.numpy()
-    return array
 
 
 def gamma(n: int) -> float:
@@ -110,8 +101,7 @@ class Sketch:
     four columns of 64 neurons on end, as the kernels read them (`rows` puts them straight);
     scale, radius: (d_ff,) float32; own_norm: (d_ff,) float32, ||k^|| rounded up; row_sum: (d_ff,)
     int32, the sums of q's rows; max_norm: the largest ||k||; slack: gamma_{d+8}, the share of |b|
-    in the bound; probe_at: flat positions of a few weights; probe: what stood there when the
-    sketch was made.
+    in the bound.
     """
 
     q: npt.NDArray[np.int8]
@@ -121,8 +111,6 @@ class Sketch:
     row_sum: npt.NDArray[np.int32]
     max_norm: float
     slack: float
-    probe_at: npt.NDArray[np.int64]
-    probe: npt.NDArray[Any]
 
     @staticmethod
     def of(keys: torch.Tensor) -> "Sketch":
@@ -145,12 +133,12 @@ class Sketch:
         d_ff, d = keys.shape
         if d >= LONGEST:
             raise ReluctantError(f"the proof holds for d_model < {LONGEST}; got {d}")
-        rows = as_array(keys.detach().contiguous())
+        rows = as_array(keys.data.contiguous())
         groups, tiles = -(-d_ff // GROUP), -(-d // TILE)
         q = np.zeros((groups * GROUP, tiles * TILE), np.int8)
         scale = np.empty(d_ff, np.float32)
         norms = np.empty((d_ff, 3), np.float64)
-        quantise(rows, TINIEST_SCALE, q, scale, norms, threads_for(rows.nbytes), POOL)
+        quantise(rows, TINIEST_SCALE, q, scale, norms, team_for(rows.nbytes))
         if not np.isfinite(norms[:, 2]).all():
             raise ReluctantError(
                 "expected finite weights; the first matrix holds a NaN or an infinity: "
@@ -158,19 +146,14 @@ class Sketch:
             )
         radius = radius_of(radius_terms(norms, d))
         radius[scale == 0] = np.inf  # too small to be sketched: never certified
-        # A weight in every so many rows, at a different column each: whoever rewrites the matrix
-        # rewrites these.
-        at = np.linspace(0, rows.size - 1, min(_PROBES, rows.size)).astype(np.int64)
         return Sketch(
             q=q.reshape(groups, GROUP, -1, QUAD).transpose(0, 2, 1, 3).copy(),
             scale=scale,
             radius=radius,
             own_norm=radius_of(norms[:, 1:2]),
             row_sum=q[:d_ff].sum(axis=1, dtype=np.int32),
-            max_norm=float(norms[:, 2].max()),
+            max_norm=float(norms[:, 2].max(initial=0.0)),
             slack=gamma(d + 8),
-            probe_at=at,
-            probe=rows.reshape(-1)[at],
         )
 
     @property

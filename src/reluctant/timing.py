@@ -11,11 +11,12 @@ from math import inf
 from random import Random
 from statistics import median
 from time import perf_counter, sleep
+from typing import Any
 
 FEWEST = 3  # rounds, however little time is left
 
 
-def interleaved(
+def in_turns(
     calls: Mapping[str, Callable[[int], object]],
     *,
     rounds: int,
@@ -25,8 +26,8 @@ def interleaved(
     rest: Mapping[str, float] | None = None,
     budget: float = inf,
     on_round: Callable[[], object] = lambda: None,
-) -> dict[str, float]:
-    """Median time of one call of each way, in seconds.
+) -> dict[str, list[float]]:
+    """Times of all timed calls of each way, in seconds.
 
     Args:
         calls: name -> function; it is given a number that rises with every call, to choose
@@ -42,10 +43,9 @@ def interleaved(
         budget: seconds after which no further round is begun, once there have been three.
         on_round: called after each round.
 
-    >>> ways = {"a": lambda number: number, "b": lambda number: sum(range(number))}
-    >>> seconds = interleaved(ways, rounds=2, settle=0.001, turn=0.001)
-    >>> sorted(seconds)
-    ['a', 'b']
+    >>> times = in_turns({"a": lambda number: number}, rounds=2, settle=0.0, turn=0.0)
+    >>> len(times["a"])
+    2
     """
     names = list(calls)
     counts = dict.fromkeys(names, 0)
@@ -71,4 +71,15 @@ def interleaved(
             times[name] += run(name, turn, 1)
             sleep((rest or {}).get(name, 0.0))
         on_round()
-    return {name: median(taken) for name, taken in times.items()}
+    return times
+
+
+def interleaved(calls: Mapping[str, Callable[[int], object]], **turns: Any) -> dict[str, float]:
+    """Median time of one call of each way, in seconds; takes what `in_turns` takes.
+
+    >>> ways = {"a": lambda number: number, "b": lambda number: sum(range(number))}
+    >>> seconds = interleaved(ways, rounds=2, settle=0.001, turn=0.001)
+    >>> sorted(seconds)
+    ['a', 'b']
+    """
+    return {name: median(taken) for name, taken in in_turns(calls, **turns).items()}

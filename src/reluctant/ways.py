@@ -1,25 +1,33 @@
 """Which way is the fastest for which call.
 
-The limits stand in `ways.json`; `python -m reluctant.bench.crossings` measures them. A way is tried
-if its limit is above zero, and gives up - early, and without a trace in the output - where it finds
-more candidates or active neurons than the limit. So the way depends on this call alone: its shape,
-and what it turns out to hold.
+The limits stand in a table (`tables`). A way is tried if its limit is above zero, and gives up -
+early, and without a trace in the output - where it finds more candidates or active neurons than the
+limit. So the way depends on this call alone, its shape and what it turns out to hold, and on the
+table: that of this processor's capability, or this machine's own. The table is chosen once in a
+process, when it is first needed.
 """
 
-import json
+import warnings
 from bisect import bisect_left
 from functools import lru_cache
-from importlib.resources import files
+from itertools import count
 from typing import Any, NamedTuple
 
-NEVER_ABOVE = 2.0  # a limit that no share is above
+import torch
+
+from reluctant import tables
+from reluctant.errors import ReluctantWarning
+from reluctant.kernels import integer
+
+NEVER_ABOVE = 2.0  # a limit that no share is above; in no table
+_times_said = count()
 
 
 class Limits(NamedTuple):
     """Shares, of all pairs of token and neuron, up to which a way is taken; 0: never.
 
-    few: candidates of the few-token kernel; screen: candidates of many tokens' int8 product; many:
-    active neurons, after a dense first product.
+    few: candidates of the few-token kernel; screen: candidates of many tokens' integer product;
+    many: active neurons, after a dense first product.
     """
 
     few: float
@@ -28,11 +36,15 @@ class Limits(NamedTuple):
 
 
 @lru_cache(maxsize=1)
-def table() -> dict[str, Any]:
-    """What `ways.json` holds: what it was measured on, and limits by dtype, weights and tokens."""
-    text = files("reluctant").joinpath("ways.json").read_text(encoding="utf-8")
-    loaded: dict[str, Any] = json.loads(text)
-    return loaded
+def in_use() -> tables.Found:
+    """The table that this process goes by, from its first use on."""
+    return tables.find(integer.CAPABILITY, torch.get_num_threads())
+
+
+def forget() -> None:
+    """Choose the table anew when it is next needed: for a process that has written one."""
+    in_use.cache_clear()
+    limits.cache_clear()
 
 
 @lru_cache(maxsize=4096)
@@ -44,7 +56,15 @@ def limits(dtype: str, weights: int, tokens: int) -> Limits:
     >>> limits("float32", 4096 * 16384, 1).few > 0
     True
     """
-    measured = table()["limits"][dtype]
+    table, _, problem = in_use()
+    if problem is not None and next(_times_said) == 0:
+        warnings.warn(problem, ReluctantWarning, stacklevel=2)
+    return look_up(table, dtype, weights, tokens)
+
+
+def look_up(table: tables.Table, dtype: str, weights: int, tokens: int) -> Limits:
+    """`limits` by a table."""
+    measured = table["limits"][dtype]
     by_tokens = measured[_next(measured, weights)]
     return Limits(*by_tokens[_next(by_tokens, tokens)])
 

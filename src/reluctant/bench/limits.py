@@ -7,7 +7,7 @@ import torch
 
 from reluctant import dense
 from reluctant.kernels import read
-from reluctant.kernels.team import POOL
+from reluctant.kernels.team import team_of
 from reluctant.timing import interleaved
 
 MEMORY_BYTES = 2**30  # more than the caches of most machines; a share of a larger one's
@@ -54,7 +54,7 @@ def reading(n_bytes: int) -> Probe:
     return Probe(
         buffer.nbytes,
         {
-            "limit: sum": lambda _: read.run(words, sums, threads if POOL[0] else 1, POOL),
+            "limit: sum": lambda _: read.run(words, sums, team_of(threads)),
             "limit: dot": lambda _: torch.dot(first, second),
         },
     )

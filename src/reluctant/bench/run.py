@@ -8,11 +8,13 @@ from typing import Any
 
 import torch
 
+from reluctant import ways
 from reluctant.bench import limits, peers
 from reluctant.bench.grid import Cell
 from reluctant.bench.measure import measure
 from reluctant.bench.row import Row
 from reluctant.errors import ReluctantError
+from reluctant.kernels import integer
 from reluctant.machine import cpu_model, last_level_cache, versions
 
 
@@ -25,6 +27,8 @@ class Result:
     load: float  # the system's load average (processes, over a minute) before the run
     precision: str  # torch's float32 matmul precision during the run
     skipped: dict[str, str] = field(default_factory=dict)  # cells that could not be had, and why
+    table: str = ""  # of limits, that the engine went by
+    limited_to: str | None = None  # the processor that all were told to be content with
 
     @property
     def agree(self) -> bool:
@@ -37,6 +41,7 @@ class Result:
         return {
             **asdict(self),
             "machine": cpu_model(),
+            "capability": integer.CAPABILITY,
             "last_level_cache": last_level_cache(),
             "threads": torch.get_num_threads(),
             "versions": versions(*packages),
@@ -48,6 +53,7 @@ def run_bench(
     *,
     rounds: int = 5,
     names: Iterable[str] = tuple(peers.BUILDERS),
+    limited_to: str | None = None,
     on_progress: Callable[[str, float], object] = lambda what, done: None,
 ) -> Result:
     """Time the engine and the peers that can be had here, in turns.
@@ -56,6 +62,7 @@ def run_bench(
         cells: of `reluctant.bench.grid`.
         rounds: turns of each implementation (see `reluctant.timing`).
         names: of the peers beside eager, from `reluctant.bench.peers.BUILDERS`.
+        limited_to: how this process was limited (`reluctant.bench.limited`), for the heading.
         on_progress: is told what is being measured, and how many cells are done.
 
     Raises:
@@ -79,7 +86,8 @@ def run_bench(
                     raise
                 skipped[str(cell)] = str(error)
         on_progress("done", len(cells))
-    return Result(rows, memory, load, precision, skipped)
+    table = ways.in_use().name
+    return Result(rows, memory, load, precision, skipped, table, limited_to)
 
 
 def _reporter(

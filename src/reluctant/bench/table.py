@@ -15,7 +15,17 @@ SHORT = {"float32": "f32", "bfloat16": "bf16"}
 
 def show(result: Result, console: Console) -> None:
     """Print the tables, what they were measured on, and what could not be compared."""
-    console.print(header("onnxruntime", "openvino"))
+    if result.limited_to:
+        console.print(
+            f"As on a processor with {result.limited_to}: torch, oneDNN, MKL and the engine were "
+            "told to use no more; what cannot be told (ONNX Runtime, OpenVINO, torch int8) is left "
+            "out."
+        )
+        console.print(header())
+    else:
+        console.print(header("onnxruntime", "openvino"))
+    if result.table:
+        console.print(f"table of limits: {result.table}", markup=False, soft_wrap=True)
     cache = last_level_cache()
     says = f"; last-level cache {cache / 2**20:.0f} MB" if cache else ""
     console.print(

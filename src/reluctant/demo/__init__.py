@@ -1,4 +1,4 @@
-"""A real trained Transformer, with and without the engine."""
+"""A real trained Transformer: its own package, this library's Transformer, and the engine in it."""
 
 from reluctant.demo.run import Result, run_demo
 

@@ -48,14 +48,18 @@ def clear_cache(accentor: Accentor) -> None:
         accentor.clear_cache()
 
 
-def sentences() -> list[str]:
-    """The sentences of `corpus.txt`, which also names where they are from.
+def sentences(count: int | None = None) -> list[str]:
+    """The sentences of `corpus.txt`, which also names where they are from; all, or some of them.
 
-    >>> len(sentences()) >= 48
-    True
+    count: how many, at even distances; None, or more than there are: all.
+
+    >>> len(sentences()) >= 48, len(sentences(8))
+    (True, 8)
     """
     text = files("reluctant.demo").joinpath("corpus.txt").read_text(encoding="utf-8")
-    return [line for line in text.splitlines() if line and not line.startswith("#")]
+    lines = [line for line in text.splitlines() if line and not line.startswith("#")]
+    count = len(lines) if count is None else min(count, len(lines))
+    return [lines[i * len(lines) // count] for i in range(count)]
 
 
 def source(accentor: Accentor, text: str) -> Tensor:

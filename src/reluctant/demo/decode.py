@@ -4,8 +4,6 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from time import perf_counter
 
-from torch import Tensor, nn
-
 from reluctant.demo.accentor import Accentor, clear_cache
 
 
@@ -15,13 +13,11 @@ class Decoded:
 
     Attributes:
         texts: one a sentence, with stress marks.
-        seconds: wall-clock time of all batches, warm-up not counted.
-        logits: for each batch and each of its steps (sentences of the batch, vocabulary).
+        seconds: wall-clock time of all batches.
     """
 
     texts: list[str] = field(default_factory=list)
     seconds: float = 0.0
-    logits: list[list[Tensor]] = field(default_factory=list)
 
 
 def decode(
@@ -39,24 +35,11 @@ def decode(
     for number, batch in enumerate(batches):
         first = number % len(names)
         for name in names[first:] + names[:first]:
-            _decode_batch(accentors[name], batch, decoded[name])
+            accentor, into = accentors[name], decoded[name]
+            clear_cache(accentor)
+            start = perf_counter()
+            texts = accentor(batch, batch_size=len(batch))
+            into.seconds += perf_counter() - start
+            into.texts += texts
         on_batch()
     return decoded
-
-
-def _decode_batch(accentor: Accentor, batch: list[str], into: Decoded) -> None:
-    clear_cache(accentor)
-    steps: list[Tensor] = []
-
-    def keep(module: nn.Module, args: tuple[Tensor, ...], logits: Tensor) -> None:
-        steps.append(logits)  # a fresh tensor each step: about a microsecond, alike for all
-
-    hook = accentor.model.output_proj.register_forward_hook(keep)
-    try:
-        start = perf_counter()
-        texts = accentor(batch, batch_size=len(batch))
-        into.seconds += perf_counter() - start
-    finally:
-        hook.remove()
-    into.texts += texts
-    into.logits.append(steps)

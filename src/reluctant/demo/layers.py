@@ -1,9 +1,8 @@
 """The model's feed-forward layers one by one, on what they are really given."""
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from statistics import median_low
 from typing import Any, NamedTuple
 
 import torch
@@ -20,72 +19,34 @@ class Inputs(NamedTuple):
     """Real inputs of a layer, each (positions, d_model).
 
     The encoder pads every sentence to 256 positions and uses no mask, so two thirds of what it
-    computes is padding. It is real work, but no text: shares are given for each on its own.
+    computes is padding. It is real work, but no text: that is `text`, the decoder's all of it.
     """
 
     rows: Tensor
     text: Tensor
-    padding: Tensor | None = None
-
-
-class Shares(NamedTuple):
-    """Active neurons and candidates, as shares of all neurons."""
-
-    active: float
-    candidates: float
-
-
-@dataclass(frozen=True)
-class Times:
-    """Median microseconds of one call of a layer with `tokens` rows."""
-
-    tokens: int
-    eager_us: float
-    dense_us: float
-    sparse_us: float
 
 
 @dataclass(frozen=True)
 class Layer:
-    """One feed-forward layer.
+    """One feed-forward layer of `Transformer`, on what it is really given.
 
     Attributes:
-        name: of the Transformer layer it belongs to.
-        text: shares at the positions of the sentences.
-        padding: shares at the encoder's padding; None in the decoder.
-        one: times with one token.
-        typical: times with the median number of tokens of its calls in this run.
+        name: of the layer in nn.Transformer.
+        active: active neurons at the positions of the text, as a share of all.
+        candidates: those that the engine has to look at, likewise.
+        tokens: rows of a call: the encoder's padded sentences, the decoder's next character.
+        eager_us: median microseconds of such a call without the engine.
+        engine_us: with it.
         calls: how often the engine went each way while the sentences were decoded.
     """
 
     name: str
-    text: Shares
-    padding: Shares | None
-    one: Times
-    typical: Times
+    active: float
+    candidates: float
+    tokens: int
+    eager_us: float
+    engine_us: float
     calls: dict[str, int]
-
-
-def typical_tokens(steps: Sequence[int], batches: Sequence[int]) -> dict[str, int]:
-    """Tokens of the median call of an encoder layer and of a decoder layer.
-
-    The encoder is called once a batch, always with the padded length. The decoder keeps no
-    cache: its n-th call has all n tokens written so far.
-
-    Args:
-        steps: decoding steps of each batch.
-        batches: sentences of each batch.
-
-    >>> typical_tokens([3, 5], [1, 1])
-    {'encoder': 256, 'decoder': 2}
-    """
-    decoder = [
-        n * size for last, size in zip(steps, batches, strict=True) for n in range(1, last + 1)
-    ]
-    return {
-        "encoder": median_low([LENGTH * size for size in batches]),
-        "decoder": median_low(decoder),
-    }
 
 
 def record_inputs(
@@ -122,7 +83,7 @@ def record_inputs(
     def sort(name: str) -> Inputs:
         rows = torch.cat(inputs[name])
         encoder = side(name) == "encoder"
-        return Inputs(rows, rows[~padding], rows[padding]) if encoder else Inputs(rows, rows)
+        return Inputs(rows, rows[~padding] if encoder else rows)
 
     return {name: sort(name) for name in names}
 
@@ -130,32 +91,29 @@ def record_inputs(
 def measure(
     name: str,
     eager: Any,
-    engines: Mapping[str, Engine],
+    engine: Engine,
     inputs: Inputs,
-    tokens: int,
+    batch_size: int,
     calls: dict[str, int],
     rounds: int,
 ) -> Layer:
     """Count and time one layer on its real inputs.
 
     Args:
-        name: of the Transformer layer.
-        eager: that layer, untouched.
-        engines: "dense" and "engine" -> its engine, pinned to dense and left to choose.
+        name: of the layer in nn.Transformer.
+        eager: the feed-forward layer that no engine serves.
+        engine: of the one that is served.
         inputs: what it was really given.
-        tokens: rows of the median call.
-        calls: of the engine that chooses, while decoding.
+        batch_size: sentences decoded together.
+        calls: of the engine, while decoding.
         rounds: turns of each way (see `reluctant.timing`).
     """
-    engine = engines["engine"]
-    return Layer(
-        name,
-        text=_shares(engine, inputs.text),
-        padding=None if inputs.padding is None else _shares(engine, inputs.padding),
-        one=_time(eager, engines, inputs.text, 1, rounds),
-        typical=_time(eager, engines, inputs.rows, tokens, rounds),
-        calls=calls,
-    )
+    census = engine.census(inputs.text)
+    neurons = census.tokens * engine.neurons.d_ff
+    tokens = batch_size * (LENGTH if side(name) == "encoder" else 1)
+    tokens, eager_us, engine_us = _time(eager, engine, inputs.rows, tokens, rounds)
+    shares = census.active / neurons, census.candidates / neurons
+    return Layer(name, *shares, tokens, eager_us, engine_us, calls)
 
 
 def side(name: str) -> str:
@@ -163,31 +121,21 @@ def side(name: str) -> str:
     return "encoder" if ".encoder." in name else "decoder"
 
 
-def _shares(engine: Engine, rows: Tensor) -> Shares:
-    census = engine.census(rows)
-    neurons = census.tokens * engine.neurons.d_ff
-    return Shares(census.active / neurons, census.candidates / neurons)
-
-
 def _time(
-    eager: Any, engines: Mapping[str, Engine], rows: Tensor, tokens: int, rounds: int
-) -> Times:
+    eager: Callable[[Tensor], Tensor], engine: Engine, rows: Tensor, tokens: int, rounds: int
+) -> tuple[int, float, float]:
+    """Rows of a call, and its median microseconds without the engine and with it."""
     tokens = min(tokens, len(rows))
     stride = max(1, (len(rows) - tokens) // INPUTS)
     inputs = [rows[i : i + tokens] for i in range(0, len(rows) - tokens + 1, stride)]
 
-    def untouched(x: Tensor) -> Tensor:  # its _ff_block without dropout, which eval leaves out
-        y: Tensor = eager.linear2(eager.activation(eager.linear1(x)))
-        return y
-
     def on_inputs(way: Callable[[Tensor], Tensor]) -> Callable[[int], Tensor]:
         return lambda number: way(inputs[number % len(inputs)])
 
-    ways: dict[str, Callable[[Tensor], Tensor]] = {"eager": untouched, **engines}
     with torch.no_grad():
-        calls = {name: on_inputs(way) for name, way in ways.items()}
+        calls = {"eager": on_inputs(eager), "engine": on_inputs(engine)}
         seconds = interleaved(calls, rounds=rounds)
-    return Times(tokens, *(1e6 * seconds[name] for name in ("eager", "dense", "engine")))
+    return tokens, 1e6 * seconds["eager"], 1e6 * seconds["engine"]
 
 
 @contextmanager

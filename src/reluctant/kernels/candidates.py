@@ -19,8 +19,8 @@ class Layer(NamedTuple):
     q: (d_ff / 64, d_model / 4, 64, 4) int8, both rounded up; scale, radius, own_norm: (d_ff,)
     float32; row_sum: (d_ff,) int32; rows: (d_ff, d_model), the keys, of gated layers the gates;
     factors: likewise, the keys of gated layers; bias, factor_bias: (d_ff,); values: (d_ff,
-    d_model); value_bias: (d_model,); probe_at: (p,) int64 flat positions in rows; probe: (p,), what
-    stood there. Weights and biases are float32, or bfloat16 in uint16.
+    d_model); value_bias: (d_model,). Weights and biases are float32, or bfloat16 in uint16. The
+    rest is what the live weights are compared with: `watch.Watched`.
     """
 
     q: npt.NDArray[np.int8]
@@ -34,8 +34,13 @@ class Layer(NamedTuple):
     factor_bias: npt.NDArray[Any]
     values: npt.NDArray[Any]
     value_bias: npt.NDArray[Any]
-    probe_at: npt.NDArray[np.int64]
-    probe: npt.NDArray[Any]
+    live_gates: npt.NDArray[Any]
+    live_factors: npt.NDArray[Any]
+    live_values: npt.NDArray[Any]
+    copied: npt.NDArray[np.int64]
+    corner: npt.NDArray[Any]
+    first: npt.NDArray[Any]
+    sums: npt.NDArray[np.uint64]
 
 
 class Rule(NamedTuple):

@@ -17,8 +17,6 @@ from reluctant.kernels.candidates import Layer
 from reluctant.kernels.compile import kernel
 from reluctant.kernels.lanes import GROUP, QUAD
 from reluctant.kernels.norm import Norm
-from reluctant.kernels.team import POOL
-from reluctant.kernels.turns import YIELD
 
 _ARRAYS = len(Layer._fields) + 1  # and the norm's weights
 
@@ -40,29 +38,29 @@ def table_of(layer: Layer, norm: Norm, numbers: Sequence[float]) -> tuple[Any, .
     numbers: max_norm, slack, threshold, code, gated, in_integers (as `few.run` takes them).
     """
     d_ff, d_model = layer.rows.shape
-    sizes = (d_ff, d_model, *layer.q.shape[:2], layer.probe.size, norm.weight.size)
+    live = (layer.live_gates, layer.live_factors, layer.live_values)
+    watched = (size for matrix in live for size in matrix.shape)
+    sizes = (d_ff, d_model, *layer.q.shape[:2], norm.weight.size, layer.sums.shape[1], *watched)
     addresses = [array.ctypes.data for array in (*layer, norm.weight)]
     max_norm, slack, threshold, *integers = numbers
-    table: npt.NDArray[np.int64] = np.array(
-        [*addresses, *sizes, *map(int, integers), *POOL, YIELD], np.int64
-    )
+    table: npt.NDArray[np.int64] = np.array([*addresses, *sizes, *map(int, integers)], np.int64)
     return table, np.array([max_norm, slack, threshold, norm.eps]), layer.rows[:0, 0]
 
 
 @kernel()
 def run_at(
     table: Any, numbers: Any, kind: Any, x_at: int, out_at: int, tokens: int, limit: float,
-    turn: int, totals: Any, threads: int,
+    turn: int, totals: Any, team: Any,
 ) -> Any:  # fmt: skip
     """`few.run` for the layer of `table_of`, with x and out at these addresses.
 
     kind: an empty array of the weights' type. x, out: (tokens, d_model), of that type, contiguous.
     """
     at, more = table, table[_ARRAYS:]
-    d_ff, d, groups, quads, probes, normed = more[0], more[1], more[2], more[3], more[4], more[5]
-    code, gated, in_integers, pool, give_way = more[6], more[7], more[8], more[9:12], more[12]
-    floats, integers = np.empty(0, np.float32), np.empty(0, np.int32)
-    bytes_, positions = np.empty(0, np.int8), np.empty(0, np.int64)
+    d_ff, d, groups, quads, normed, longest = more[0], more[1], more[2], more[3], more[4], more[5]
+    code, gated, in_integers = more[12], more[13], more[14]
+    floats, integers, bytes_ = np.empty(0, np.float32), np.empty(0, np.int32), np.empty(0, np.int8)
+    flags, sums = np.empty(0, np.int64), np.empty(0, np.uint64)
     return few.run(
         carray(_pointer(x_at, kind), (tokens, d)),
         carray(_pointer(at[0], bytes_), (groups, quads, GROUP, QUAD)),
@@ -76,8 +74,13 @@ def run_at(
         carray(_pointer(at[8], kind), (d_ff,)),
         carray(_pointer(at[9], kind), (d_ff, d)),
         carray(_pointer(at[10], kind), (d,)),
-        carray(_pointer(at[11], positions), (probes,)),
-        carray(_pointer(at[12], kind), (probes,)),
+        carray(_pointer(at[11], kind), (more[6], more[7])),
+        carray(_pointer(at[12], kind), (more[8], more[9])),
+        carray(_pointer(at[13], kind), (more[10], more[11])),
+        carray(_pointer(at[14], flags), (3,)),
+        carray(_pointer(at[15], kind), (3, longest)),
+        carray(_pointer(at[16], kind), (3, d_ff)),
+        carray(_pointer(at[17], sums), (3, longest)),
         numbers[0],
         numbers[1],
         numbers[2],
@@ -87,11 +90,9 @@ def run_at(
         limit,
         False,
         turn,
-        carray(_pointer(at[13], kind), (normed,)),
+        carray(_pointer(at[18], kind), (normed,)),
         numbers[3],
         carray(_pointer(out_at, kind), (tokens, d)),
         totals,
-        threads,
-        (pool[0], pool[1], pool[2]),
-        give_way,
+        team,
     )

@@ -9,9 +9,7 @@ is active may then be normalised: `norm`.)
 The neurons are divided into blocks of one size for the first two steps, the columns into chunks of
 one size for the third; every sum has one order. So the bits depend neither on the number of threads
 nor on which neurons the sketch could rule out: a zero that is confirmed instead of certified adds
-nothing to any sum. Threads begin with a share of their own, whose rows their caches may still hold,
-and then help out in the others'. All in one parallel region: entering one costs as much as a
-quarter of a small layer.
+nothing to any sum.
 """
 
 from typing import Any, NamedTuple
@@ -29,17 +27,18 @@ from reluctant.kernels.pairs import key_dot_ahead
 from reluctant.kernels.rows import CHUNK, add_list
 from reluctant.kernels.sums import Tokens, float_sums, integer_sums, take_tokens
 from reluctant.kernels.team import spread
-from reluctant.kernels.turns import STRIDE, add_one, wait_for
-from reluctant.kernels.watch import probes_changed, watched_changed
+from reluctant.kernels.watch import watched_changed
 
 MAX_TOKENS = 16
-BLOCK = 8 * GROUP  # neurons: going from one step to the next costs a wait for memory
+BLOCK = 4 * GROUP  # neurons: a piece of some 50 us at most, and enough pieces for all threads
 SAMPLE = 2 * GROUP  # neurons that are looked at first, and tokens
 SAMPLE_TOKENS = 4
 
-DONE, DENSE, STALE = 0, 1, 2
+# A look at every row is a fifth of one token's time: fewer tokens than this look at one row of so
+# many, and at the others in the next calls.
+WATCHED = 4
 
-_FINISHED, _SETTLED, _SHARES = 0, 1, 2  # counters of a call; from _SHARES on two for each thread
+DONE, DENSE, STALE = 0, 1, 2
 
 
 class Scratch(NamedTuple):
@@ -49,7 +48,7 @@ class Scratch(NamedTuple):
     (tokens, d_ff) int32 and float32, active neurons and their f(z); found: (blocks, tokens) int64,
     how many candidates, then active neurons; counts: (blocks, 8) int64: candidates, gave up, stale
     (a cache line each: threads share none); lengths: (tokens,) int64, of the closed lists; total:
-    (tokens, d) float32; counters: `turns`.
+    (tokens, d) float32.
     """
 
     sums: npt.NDArray[np.float64]
@@ -60,11 +59,10 @@ class Scratch(NamedTuple):
     counts: npt.NDArray[np.int64]
     lengths: npt.NDArray[np.int64]
     total: npt.NDArray[np.float32]
-    counters: npt.NDArray[np.int64]
 
 
 @kernel()
-def _room(tokens: int, d_ff: int, padded_d_ff: int, d: int, threads: int) -> Any:
+def _room(tokens: int, d_ff: int, padded_d_ff: int, d: int) -> Any:
     blocks = -(-d_ff // BLOCK)
     return (
         np.empty((tokens, padded_d_ff), np.float64),
@@ -75,7 +73,6 @@ def _room(tokens: int, d_ff: int, padded_d_ff: int, d: int, threads: int) -> Any
         np.zeros((blocks, 8), np.int64),
         np.zeros(tokens, np.int64),
         np.empty((tokens, d), np.float32),
-        np.zeros((_SHARES + 2 * threads) * STRIDE, np.int64),
     )
 
 
@@ -142,7 +139,7 @@ def _crowded(x: Any, max_norm: float, layer: Any, rule: Any) -> Any:
 
 
 @kernel()
-def _block(b: int, tokens: Any, layer: Any, rule: Any, s: Any, limit: float) -> None:
+def _try(b: int, tokens: Any, layer: Any, rule: Any, s: Any, limit: float) -> None:
     """Sketch and confirm one block of neurons. Its counts: candidates, gave up, stale."""
     d_ff, many = layer.rows.shape[0], tokens.x.shape[0]
     lo = b * BLOCK
@@ -160,7 +157,8 @@ def _block(b: int, tokens: Any, layer: Any, rule: Any, s: Any, limit: float) -> 
     s.counts[b, 1] = s.counts[b, 0] > limit * (hi - lo) * many
     if s.counts[b, 1]:
         return
-    s.counts[b, 2] = watched_changed(layer, lo, hi, rule.turn)
+    every = WATCHED if many < WATCHED else 1
+    s.counts[b, 2] = watched_changed(layer, lo, hi, rule.turn, every)
     for m in range(many):
         actives = _confirm(lo, m, tokens, s.sums, layer, rule, s.candidates[m], s.found[b, m],
                            s.active[m], s.active_h[m])  # fmt: skip
@@ -179,7 +177,7 @@ def _settle(tokens: Any, layer: Any, rule: Any, norm: Any, s: Any, verdict: Any)
         return
     for b in range(s.found.shape[0]):  # rare: a few crowded blocks among sparse ones
         if s.counts[b, 1]:
-            _block(b, tokens, layer, rule, s, np.inf)
+            _try(b, tokens, layer, rule, s, np.inf)
     for m in range(s.found.shape[1]):
         at = 0
         for b in range(s.found.shape[0]):
@@ -196,7 +194,12 @@ def _settle(tokens: Any, layer: Any, rule: Any, norm: Any, s: Any, verdict: Any)
 
 
 @kernel()
-def _columns(chunk: int, layer: Any, s: Any, out: Any) -> None:
+def _block(b: int, who: int, tokens: Any, layer: Any, rule: Any, s: Any) -> None:
+    _try(b, tokens, layer, rule, s, rule.limit)
+
+
+@kernel()
+def _columns(chunk: int, who: int, layer: Any, s: Any, out: Any) -> None:
     """out[:, chunk]: the active neurons' values, neuron by neuron, and the bias."""
     lo = chunk * CHUNK
     hi = min(lo + CHUNK, out.shape[1])
@@ -209,42 +212,15 @@ def _columns(chunk: int, layer: Any, s: Any, out: Any) -> None:
 
 
 @kernel()
-def _work(thread: int, threads: int, tokens: Any, layer: Any, rule: Any, norm: Any, s: Any,
-          verdict: Any, out: Any, give_way: int) -> None:  # fmt: skip
-    """What each thread does: blocks, then columns, its own share first."""
-    counters = s.counters
-    blocks, chunks = s.found.shape[0], -(-out.shape[1] // CHUNK)
-    for k in range(threads):
-        share = (thread + k) % threads
-        first, stop = blocks * share // threads, blocks * (share + 1) // threads
-        b = first + add_one(counters, _SHARES + 2 * share)
-        while b < stop:
-            _block(b, tokens, layer, rule, s, rule.limit)
-            if add_one(counters, _FINISHED) == blocks - 1:
-                _settle(tokens, layer, rule, norm, s, verdict)
-                add_one(counters, _SETTLED)
-            b = first + add_one(counters, _SHARES + 2 * share)
-    wait_for(counters, _SETTLED, 1, give_way)
-    if verdict[0] != DONE:
-        return
-    for k in range(threads):
-        share = (thread + k) % threads
-        first, stop = chunks * share // threads, chunks * (share + 1) // threads
-        chunk = first + add_one(counters, _SHARES + 2 * share + 1)
-        while chunk < stop:
-            _columns(chunk, layer, s, out)
-            chunk = first + add_one(counters, _SHARES + 2 * share + 1)
-
-
-@kernel()
 def run(
     x: Any, q: Any, scale: Any, radius: Any, own_norm: Any, row_sum: Any, rows: Any, bias: Any,
-    factors: Any, factor_bias: Any, values: Any, value_bias: Any, probe_at: Any, probe: Any,
+    factors: Any, factor_bias: Any, values: Any, value_bias: Any, live_gates: Any,
+    live_factors: Any, live_values: Any, copied: Any, corner: Any, first: Any, sums: Any,
     max_norm: float, slack: float, threshold: float, code: int, gated: bool, in_integers: bool,
     limit: float, everything: bool, turn: int, norm: Any, eps: float, out: Any, totals: Any,
-    threads: int, pool: Any, give_way: int,
+    team: Any,
 ) -> int:  # fmt: skip
-    """out = f(x rows^T + bias) values + value_bias, on `threads` threads of `pool`.
+    """out = f(x rows^T + bias) values + value_bias, by `team`.
 
     Gated: f(x rows^T + bias) * (x factors^T + factor_bias) in place of f(...). With a norm, that
     normalised.
@@ -252,27 +228,25 @@ def run(
     The arguments are those of `Layer`, `Rule` and `Norm`, one by one: Numba unpacks a tuple of
     arrays ten times slower than as many arrays. x, out: (tokens, d_model), both float32 or bfloat16
     in uint16. max_norm: the largest norm among rows and factors. totals: (2,) int64; the numbers of
-    active neurons and of candidates are added to it. limit > 1: never give up. give_way:
-    `turns.YIELD`.
+    active neurons and of candidates are added to it. limit > 1: never give up. team: `team_for`'s.
 
     Gives DONE; DENSE, `out` unwritten, if the first neurons, or most blocks, have more candidates,
     or the norm's weights are not finite; STALE if the weights are not those that were sketched.
     """
     layer = Layer(
         q, scale, radius, own_norm, row_sum, rows, bias, factors, factor_bias, values, value_bias,
-        probe_at, probe,
+        live_gates, live_factors, live_values, copied, corner, first, sums,
     )  # fmt: skip
     rule = Rule(threshold, code, slack, gated, in_integers, limit, everything, turn)
-    if probes_changed(layer):
-        return STALE
     # One or two tokens: no try is long, and few are in vain. The sample was 5 to 10 % of theirs.
     if limit < 1 and x.shape[0] > 2 and _crowded(x, max_norm, layer, rule):
         return DENSE
     tokens = Tokens(*take_tokens(x, q.shape[1] * QUAD, max_norm, in_integers))
-    room = _room(x.shape[0], rows.shape[0], q.shape[0] * GROUP, x.shape[1], threads)
+    s = Scratch(*_room(x.shape[0], rows.shape[0], q.shape[0] * GROUP, x.shape[1]))
+    spread(_block, team, s.found.shape[0], (tokens, layer, rule, s))
     verdict = np.zeros(3, np.int64)
-    arguments = (tokens, layer, rule, Norm(norm, eps), Scratch(*room), verdict, out, give_way)
-    spread(_work, pool, threads, arguments)
+    _settle(tokens, layer, rule, Norm(norm, eps), s, verdict)
     if verdict[0] == DONE:
+        spread(_columns, team, -(-out.shape[1] // CHUNK), (layer, s, out))
         totals += verdict[1:]
     return int(verdict[0])

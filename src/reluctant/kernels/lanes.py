@@ -27,12 +27,12 @@ _VF64 = ir.VectorType(ir.DoubleType(), LANES)
 
 
 class Lanes(Emitter):
-    """What both passes have in common; their arguments begin with q, g, x, m, d, sums."""
+    """What both passes have in common; their arguments are q, g, x, m, sums, to, c."""
 
     def weights(self, j: Any, vector: int) -> Any:
         """Columns j .. j + 3 (j: a multiple of 4) of 16 of the group's neurons, as 16 int32."""
         q_data, _ = self.array(0)
-        start = self.b.mul(self.b.mul(self.args[1], self.args[4]), I64(GROUP))
+        start = self.b.mul(self.b.mul(self.args[1], self.array(2)[1]), I64(GROUP))
         offset = self.b.add(self.b.mul(j, I64(GROUP)), I64(vector * LANES * QUAD))
         at = self.b.gep(q_data, [self.b.add(start, offset)])
         # From memory on two threads 24 GB/s instead of 15.
@@ -40,24 +40,26 @@ class Lanes(Emitter):
         return self.b.load(self.b.bitcast(at, _VI32.as_pointer()), align=1)
 
     def put(self, token: int, vector: int, value: Any) -> None:
-        """16 neurons' float64 sums into sums[m + token]."""
-        data, width = self.array(5)
-        row = self.row(data, width, self.args[3], token)
-        start = self.b.add(self.b.mul(self.args[1], I64(GROUP)), I64(vector * LANES))
+        """16 neurons' float64 sums into sums[to + token, c:]."""
+        data, width = self.array(4)
+        row = self.row(data, width, self.args[5], token)
+        start = self.b.add(self.args[6], I64(vector * LANES))
         at = self.b.bitcast(self.b.gep(row, [start]), _VF64.as_pointer())
         self.b.store(value, at, align=8)
 
 
 def float_pass(tokens: int) -> Any:
-    """An intrinsic `f(q, g, x, m, d, sums)`: sums[m + t, 64 g + i] = <q_i, x_{m + t}>, in float32.
+    """An intrinsic `f(q, g, x, m, sums, to, c)`, in float32:
 
-    q: (groups, d / 4, 64, 4) int8; x: (m, d) float32; sums: (m, 64 groups) float64; d: a multiple
+        sums[to + t, c + i] = <q_i, x_{m + t}>     for tokens t and the 64 neurons i of group g
+
+    q: (groups, d / 4, 64, 4) int8; x: (n, d) float32; sums: (n, >= c + 64) float64; d: a multiple
     of 64. Two chains of additions a neuron, so that their latency does not set the pace.
     """
     chains = max(2 // tokens, 1)
 
     @intrinsic
-    def kernel(_: Any, q: Any, g: Any, x: Any, m: Any, d: Any, sums: Any) -> Any:
+    def kernel(_: Any, q: Any, g: Any, x: Any, m: Any, sums: Any, to: Any, c: Any) -> Any:
         def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
             e = Lanes(context, builder, signature, args)
             x_data, x_width = e.array(2)
@@ -66,21 +68,21 @@ def float_pass(tokens: int) -> Any:
 
             def step(j: Any, totals: list[Any]) -> list[Any]:
                 quads = [e.weights(j, v) for v in range(VECTORS)]
-                for c in range(QUAD):
-                    at = e.b.add(j, I64(c))
+                for column in range(QUAD):
+                    at = e.b.add(j, I64(column))
                     columns = [e.splat(e.load_one(p, at)) for p in x_rows]
                     for v in range(VECTORS):
-                        up = ir.Constant(_VI32, [24 - 8 * c] * LANES)
+                        up = ir.Constant(_VI32, [24 - 8 * column] * LANES)
                         down = ir.Constant(_VI32, [24] * LANES)
                         byte = e.b.ashr(e.b.shl(quads[v], up), down)
                         weight = e.b.sitofp(byte, _VF32)
                         for t in range(tokens):
-                            k = ((c % chains) * VECTORS + v) * tokens + t
+                            k = ((column % chains) * VECTORS + v) * tokens + t
                             totals[k] = e.fma(weight, columns[t], totals[k])
                 return totals
 
             count = VECTORS * tokens
-            _, *totals = e.loop(I64(0), args[4], QUAD, [zero] * (count * chains), step)
+            _, *totals = e.loop(I64(0), x_width, QUAD, [zero] * (count * chains), step)
             for k in range(count):
                 total = totals[k]
                 for chain in range(1, chains):
@@ -89,21 +91,22 @@ def float_pass(tokens: int) -> Any:
             return context.get_dummy_value()
 
         n = types.intp
-        return types.void(q, n, x, n, n, sums), generate
+        return types.void(q, n, x, n, sums, n, n), generate
 
     return kernel
 
 
 def byte_pass(tokens: int) -> Any:
-    """The same in integers, exact: `f(q, g, planes, m, d, sums)`, for x in 16 bits.
+    """The same in integers, exact: `f(q, g, planes, m, sums, to, c)`, for x in 16 bits.
 
     planes: (2 * tokens, d) uint8, of each token the high bytes, then the low ones. Gives
-    sum_j q_ij (256 high_j + low_j). `vpdpbusd` multiplies 64 unsigned by 64 signed bytes and adds
-    them up in fours, in 32 bits, without saturation; LLVM forms none by itself.
+    sums[to + t, c + i] = sum_j q_ij (256 high_j + low_j). `vpdpbusd` multiplies 64
+    unsigned by 64 signed bytes and adds them up in fours, in 32 bits, without saturation; LLVM
+    forms none by itself.
     """
 
     @intrinsic
-    def kernel(_: Any, q: Any, g: Any, planes: Any, m: Any, d: Any, sums: Any) -> Any:
+    def kernel(_: Any, q: Any, g: Any, planes: Any, m: Any, sums: Any, to: Any, c: Any) -> Any:
         def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
             e = Lanes(context, builder, signature, args)
             x_data, x_width = e.array(2)
@@ -128,7 +131,7 @@ def byte_pass(tokens: int) -> Any:
 
             zero = ir.Constant(_VI32, [0] * LANES)
             zeros = [zero] * (VECTORS * 2 * tokens)
-            _, *totals = e.loop(I64(0), args[4], QUAD, zeros, step)
+            _, *totals = e.loop(I64(0), x_width, QUAD, zeros, step)
             scale = ir.Constant(_VF64, [256.0] * LANES)
             for k in range(VECTORS * tokens):
                 high, low = (e.b.sitofp(total, _VF64) for total in totals[2 * k : 2 * k + 2])
@@ -137,7 +140,7 @@ def byte_pass(tokens: int) -> Any:
             return context.get_dummy_value()
 
         n = types.intp
-        return types.void(q, n, planes, n, n, sums), generate
+        return types.void(q, n, planes, n, sums, n, n), generate
 
     return kernel
 

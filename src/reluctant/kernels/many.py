@@ -17,7 +17,8 @@ from reluctant.kernels.rows import STRIP, add_list
 from reluctant.kernels.team import spread
 from reluctant.kernels.vector import above, count_bits, lowest_bit
 
-TOKENS = 512  # of a task: their sums stay in the cache, too
+TOKENS = 128  # of a piece: their sums stay in the cache, too
+_LISTED = 16  # tokens of a piece where neurons are counted and listed
 # Values of a block of neurons. Strips of rows that are a power of two long fall into a part of the
 # cache's sets only, as large as the whole rows would fill: so that is what has to fit.
 BLOCK_BYTES = 2**20
@@ -90,7 +91,7 @@ def _starts(counts: Any) -> Any:
 
 
 @kernel()
-def _task(strip: int, first: int, last: int, bounds: Any, index: Any, weight: Any,
+def _strip(strip: int, first: int, last: int, bounds: Any, index: Any, weight: Any,
           values: Any, bias: Any, out: Any, sums: Any) -> None:  # fmt: skip
     """One strip of columns for tokens first..last.
 
@@ -111,41 +112,42 @@ def _task(strip: int, first: int, last: int, bounds: Any, index: Any, weight: An
 
 
 @kernel()
-def _share_counts(thread: int, threads: int, z: Any, threshold: float, code: int,
-                  counts: Any) -> None:  # fmt: skip
-    tokens = z.shape[0]
-    for m in range(tokens * thread // threads, tokens * (thread + 1) // threads):
+def _counts(k: int, who: int, z: Any, threshold: float, code: int, counts: Any) -> None:
+    for m in range(k * _LISTED, min((k + 1) * _LISTED, z.shape[0])):
         counts[m] = _count(z, m, threshold, code)
 
 
 @kernel()
-def _share_lists(thread: int, threads: int, z: Any, threshold: float, code: int, starts: Any,
-                 size: int, bounds: Any, index: Any, weight: Any) -> None:  # fmt: skip
-    tokens = z.shape[0]
-    for m in range(tokens * thread // threads, tokens * (thread + 1) // threads):
+def _lists(k: int, who: int, z: Any, threshold: float, code: int, starts: Any, size: int,
+           bounds: Any, index: Any, weight: Any) -> None:  # fmt: skip
+    for m in range(k * _LISTED, min((k + 1) * _LISTED, z.shape[0])):
         _list(z, m, threshold, code, starts[m], size, bounds[m], index, weight)
 
 
 @kernel()
-def share_values(thread: int, threads: int, bounds: Any, index: Any, weight: Any, values: Any,
-                 bias: Any, out: Any) -> None:  # fmt: skip
-    """A thread's share of out = the listed values' weighted sums + bias."""
+def _values(k: int, who: int, length: int, bounds: Any, index: Any, weight: Any, values: Any,
+            bias: Any, out: Any, sums: Any) -> None:  # fmt: skip
+    groups = -(-out.shape[0] // length)
+    first = k % groups * length
+    last = min(first + length, out.shape[0])
+    _strip(k // groups, first, last, bounds, index, weight, values, bias, out, sums[who])
+
+
+@kernel()
+def add_values(bounds: Any, index: Any, weight: Any, values: Any, bias: Any, out: Any,
+               team: Any) -> None:  # fmt: skip
+    """out = the listed values' weighted sums + bias."""
     tokens, d = out.shape
-    strips = -(-d // STRIP)
-    # Few tasks read the values less often; but all threads want some.
-    groups = max(-(-tokens // TOKENS), -(-threads // strips))
+    groups = -(-tokens // TOKENS)  # of even length: few read the values less often
     length = -(-tokens // groups)
-    sums = np.empty((length, STRIP), np.float32)
-    tasks = strips * groups
-    for task in range(tasks * thread // threads, tasks * (thread + 1) // threads):
-        first = min(task % groups * length, tokens)
-        _task(task // groups, first, min(first + length, tokens), bounds, index, weight,
-              values, bias, out, sums)  # fmt: skip
+    sums = np.empty((max(team[1], 1), length, STRIP), np.float32)
+    pieces = -(-d // STRIP) * -(-tokens // length)
+    spread(_values, team, pieces, (length, bounds, index, weight, values, bias, out, sums))
 
 
 @kernel()
 def combine(z: Any, threshold: float, code: int, values: Any, bias: Any, limit: float, out: Any,
-            threads: int, pool: Any) -> int:  # fmt: skip
+            team: Any) -> int:  # fmt: skip
     """out = f(z) @ values + bias over the active neurons. Their number, or -1 if above `limit`.
 
     z: (m, d_ff); values: (d_ff, d); bias: (d,); out: (m, d); all float32, C-contiguous.
@@ -153,8 +155,8 @@ def combine(z: Any, threshold: float, code: int, values: Any, bias: Any, limit: 
     limit: the largest share of active neurons that is served; above it, `out` is not written.
     """
     tokens, d_ff = z.shape
-    counts = np.empty(tokens, np.int64)
-    spread(_share_counts, pool, threads, (z, threshold, code, counts))
+    counts, pieces = np.empty(tokens, np.int64), -(-tokens // _LISTED)
+    spread(_counts, team, pieces, (z, threshold, code, counts))
     active = counts.sum()
     if active > limit * tokens * d_ff:
         return -1
@@ -162,7 +164,6 @@ def combine(z: Any, threshold: float, code: int, values: Any, bias: Any, limit: 
     index, weight = np.empty(starts[-1], np.int32), np.empty(starts[-1], np.float32)
     size = block_size(out.shape[1], d_ff)
     bounds = np.empty((tokens, -(-d_ff // size), 2), np.int64)
-    lists = (z, threshold, code, starts, size, bounds, index, weight)
-    spread(_share_lists, pool, threads, lists)
-    spread(share_values, pool, threads, (bounds, index, weight, values, bias, out))
+    spread(_lists, team, pieces, (z, threshold, code, starts, size, bounds, index, weight))
+    add_values(bounds, index, weight, values, bias, out, team)
     return int(active)

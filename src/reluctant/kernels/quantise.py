@@ -8,6 +8,8 @@ from reluctant.kernels.compile import kernel
 from reluctant.kernels.entries import as_float
 from reluctant.kernels.team import spread
 
+_PIECE = 32  # rows
+
 
 @kernel(reordered=True)
 def _norms(row: Any, q: Any, scale: float) -> Any:
@@ -44,20 +46,17 @@ def _quantise(i: int, rows: Any, tiniest: float, q: Any, scale: Any, norms: Any)
 
 
 @kernel()
-def _share(thread: int, threads: int, rows: Any, tiniest: float, q: Any, scale: Any,
-           norms: Any) -> None:  # fmt: skip
-    count = rows.shape[0]
-    for i in range(count * thread // threads, count * (thread + 1) // threads):
+def _rows(k: int, who: int, rows: Any, tiniest: float, q: Any, scale: Any, norms: Any) -> None:
+    for i in range(k * _PIECE, min((k + 1) * _PIECE, rows.shape[0])):
         _quantise(i, rows, tiniest, q, scale, norms)
 
 
 @kernel()
-def quantise(rows: Any, tiniest: float, q: Any, scale: Any, norms: Any, threads: int,
-             pool: Any) -> None:  # fmt: skip
+def quantise(rows: Any, tiniest: float, q: Any, scale: Any, norms: Any, team: Any) -> None:
     """rows: (n, d) float32, or bfloat16 in uint16 -> q, scale, norms.
 
     q: (n, >= d) int8; scale: (n,) float32; norms: (n, 3) float64.
     q comes as zeros; a row whose scale would be below `tiniest` keeps them, and scale 0. norms are
     those of k - s q, s q and k.
     """
-    spread(_share, pool, threads, (rows, tiniest, q, scale, norms))
+    spread(_rows, team, -(-rows.shape[0] // _PIECE), (rows, tiniest, q, scale, norms))

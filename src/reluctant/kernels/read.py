@@ -11,6 +11,7 @@ from reluctant.kernels.team import spread
 from reluctant.kernels.vector import I64, LANES, Emitter
 
 _CHAINS = 8
+PIECE = 1 << 16  # words
 _ZEROS = ir.Constant(ir.VectorType(ir.FloatType(), LANES), [0.0] * LANES)
 
 
@@ -36,15 +37,14 @@ def _sum(_: Any, words: Any, start: Any, stop: Any) -> Any:
 
 
 @kernel()
-def _read(thread: int, threads: int, words: Any, sums: Any) -> None:
-    share = words.shape[0] // threads
-    sums[thread, 0] = _sum(words, thread * share, (thread + 1) * share)
+def _piece(k: int, who: int, words: Any, sums: Any) -> None:
+    sums[who, 0] += _sum(words, k * PIECE, min((k + 1) * PIECE, words.shape[0]))
 
 
 @kernel()
-def run(words: Any, sums: Any, threads: int, pool: Any) -> None:
-    """Reads `words`, (n,) float32, each thread its share; all but some of the last 512 bytes of it.
+def run(words: Any, sums: Any, team: Any) -> None:
+    """Reads `words`, (n,) float32; all but some of the last 512 bytes of it.
 
     sums: (threads, 16) float32; written, so that no compiler can leave the reading out.
     """
-    spread(_read, pool, threads, (words, sums))
+    spread(_piece, team, -(-words.shape[0] // PIECE), (words, sums))

@@ -32,29 +32,33 @@ from numba import types
 from numba.core import cgutils
 from numba.extending import intrinsic
 
-from reluctant.kernels import integer
+from reluctant.kernels import integer, words
 from reluctant.kernels.candidates import HUGE
 from reluctant.kernels.compile import kernel
 from reluctant.kernels.lanes import GROUP
 from reluctant.kernels.sums import lost, usable_norm
 from reluctant.kernels.vector import I32, I64, LANES, Emitter
+from reluctant.kernels.words import plain_pass, to_words, top_of, word_pass
 
-AT_ONCE = 6  # tokens: their sums, 4 vectors each, and the weights fill the registers
-_MIDDLE = 128
+BYTES = integer.CAPABILITY == "avx512vnni"  # x in bytes, elsewhere in words
+MIDDLE = 128 if BYTES else 0
+# Tokens: of bytes their sums, 4 vectors each, and the weights fill the registers.
+AT_ONCE = 6 if BYTES else words.AT_ONCE
+_DIGIT = np.uint8 if BYTES else np.int16
 
 _SUMS = ir.VectorType(I32, LANES)
 _WIDE = ir.VectorType(ir.DoubleType(), LANES)
 
 
-class Bytes(NamedTuple):
+class Integers(NamedTuple):
     """x as the screen uses it; columns padded to the sketch's, tokens to a multiple of AT_ONCE.
 
-    x8: (tokens, padded d) uint8, x ~ step (x8 - 128); norm, step, loss: (tokens,) float64, the
-    lemma's N (infinite where nothing may be certified), step and loss; huge: (tokens,) bool,
-    whether a product might overflow.
+    digits: (tokens, padded d), x ~ step (digits - MIDDLE): uint8 for byte products, else int16 in
+    the order of `words`; norm, step, loss: (tokens,) float64, the lemma's N (infinite where nothing
+    may be certified), step and loss; huge: (tokens,) bool, whether a product might overflow.
     """
 
-    x8: npt.NDArray[np.uint8]
+    digits: npt.NDArray[Any]
     norm: npt.NDArray[np.float64]
     step: npt.NDArray[np.float64]
     loss: npt.NDArray[np.float64]
@@ -62,23 +66,23 @@ class Bytes(NamedTuple):
 
 
 @kernel()
-def room_for_bytes(tokens: int, padded_d: int) -> Any:
-    """The arrays of `Bytes`, empty."""
+def room_for_integers(tokens: int, padded_d: int) -> Any:
+    """The arrays of `Integers`, empty."""
     padded = -(-tokens // AT_ONCE) * AT_ONCE
-    x8 = np.empty((padded, padded_d), np.uint8)
+    digits = np.empty((padded, padded_d), _DIGIT)
     norm, step, loss = np.empty(padded), np.empty(padded), np.empty(padded)
-    return x8, norm, step, loss, np.zeros(padded, np.bool_)
+    return digits, norm, step, loss, np.zeros(padded, np.bool_)
 
 
 @kernel(reordered=True)
-def _squared_loss(x: Any, step: float, x8: Any) -> Any:
+def _to_bytes(x: Any, step: float, x8: Any) -> Any:
     """Writes x as bytes; gives the sum of the squared losses, in float64."""
     inverse = np.float32(1.0 / step)
     for j in range(x.shape[0]):  # to the nearest for tightness only: the proof takes any bytes
-        x8[j] = np.uint8(np.int32(np.rint(x[j] * inverse)) + np.int32(_MIDDLE))
+        x8[j] = np.uint8(np.int32(np.rint(x[j] * inverse)) + np.int32(MIDDLE))
     total = 0.0
     for j in range(x.shape[0]):
-        off = np.float64(x[j]) - step * np.float64(np.int32(x8[j]) - np.int32(_MIDDLE))
+        off = np.float64(x[j]) - step * np.float64(np.int32(x8[j]) - np.int32(MIDDLE))
         total += off * off
     return total
 
@@ -95,15 +99,18 @@ def _largest(x: Any) -> Any:
 
 
 @kernel()
-def to_bytes(m: int, x: Any, max_norm: float, into: Any) -> None:
-    """Fills token m of `into`, a `Bytes`, from x, (d,) float32."""
+def to_integers(m: int, x: Any, max_norm: float, into: Any) -> None:
+    """Fills token m of `into`, an `Integers`, from x, (d,) float32."""
     d = x.shape[0]
     norm, into.huge[m] = usable_norm(x, max_norm)
-    into.x8[m, :] = _MIDDLE
+    into.digits[m, :] = MIDDLE
     into.norm[m], into.step[m], into.loss[m] = norm, 0.0, 0.0
     if norm < np.inf:
-        step = np.float64(_largest(x)) / 127.0
-        squared = _squared_loss(x, step, into.x8[m, :d])
+        step = np.float64(_largest(x)) / (127 if BYTES else top_of(into.digits.shape[1]))
+        if BYTES:
+            squared = _to_bytes(x, step, into.digits[m, :d])
+        else:
+            squared = to_words(x, step, into.digits[m])
         into.step[m] = step
         into.loss[m] = lost(squared, norm)
 
@@ -122,7 +129,7 @@ def group_terms(g: int, layer: Any, rule: Any, start: Any, terms: Any) -> Any:
     for r in range(present):
         i = first + r
         bias = np.float64(layer.bias[i])
-        start[r] = -_MIDDLE * layer.row_sum[i]
+        start[r] = -MIDDLE * layer.row_sum[i]
         terms[0, r] = layer.scale[i]
         # Of a gated layer the factor, too: an infinite one makes NaN of a zero.
         tame = abs(bias) < HUGE and (not rule.gated or abs(layer.factor_bias[i]) < HUGE)
@@ -184,31 +191,30 @@ def _byte_products(_: Any, q: Any, g: Any, x8: Any, m: Any, start: Any, sums: An
     return types.void(q, n, x8, n, start, sums, n), generate
 
 
+if BYTES:
+    _products = _byte_products
+elif integer.available():
+    _word_products = word_pass(AT_ONCE, 2, from_memory=False)
+
+    @kernel()
+    def _products(q: Any, g: int, x: Any, m: int, start: Any, sums: Any, to: int) -> None:
+        _word_products(q, g, x, m, sums, to, 0)
+else:  # the engine does not screen there: so that the same tests run everywhere
+    _plain_products = plain_pass(AT_ONCE)
+
+    @kernel()
+    def _products(q: Any, g: int, x: Any, m: int, start: Any, sums: Any, to: int) -> None:
+        _plain_products(q, g, x, m, sums, to, 0)
+
+
 @kernel()
-def _plain_products(q: Any, g: int, x8: Any, m: int, start: Any, sums: Any, to: int) -> None:
-    """`_byte_products` on any processor: only for tests."""
-    for t in range(AT_ONCE):
-        for r in range(GROUP):
-            total = start[r]
-            for j in range(x8.shape[1]):
-                total += np.int32(q[g, j // 4, r, j % 4]) * np.int32(x8[m + t, j])
-            sums[to + t, r] = total
-
-
-# The engine screens only where the processor has the products.
-FAST = integer.available()
-
-_products = _byte_products if FAST else _plain_products
-
-
-@kernel()
-def products(g: int, first: int, last: int, x8: Any, q: Any, start: Any, sums: Any) -> None:
+def products(g: int, first: int, last: int, digits: Any, q: Any, start: Any, sums: Any) -> None:
     """sums[m - first, :] = `start` + group g's products with token m, for m in first..last.
 
     In steps of AT_ONCE tokens: sums has rows enough for the last one.
     """
     for m in range(first, last, AT_ONCE):
-        _products(q, g, x8, m, start, sums, m - first)
+        _products(q, g, digits, m, start, sums, m - first)
 
 
 @intrinsic

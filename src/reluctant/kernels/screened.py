@@ -10,7 +10,6 @@ is summed in the neurons' order: the bits depend neither on the number of thread
 neurons the screen has ruled out.
 """
 
-from math import gcd
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -21,23 +20,24 @@ from reluctant.kernels.candidates import HUGE, Layer, Rule
 from reluctant.kernels.compile import kernel
 from reluctant.kernels.few import DENSE, DONE, STALE
 from reluctant.kernels.lanes import GROUP, QUAD
-from reluctant.kernels.many import block_size, share_values
+from reluctant.kernels.many import add_values, block_size
 from reluctant.kernels.pairs import key_dot
 from reluctant.kernels.screen import (
     AT_ONCE,
-    Bytes,
+    Integers,
     group_terms,
     kept,
     products,
-    room_for_bytes,
-    to_bytes,
+    room_for_integers,
+    to_integers,
 )
 from reluctant.kernels.team import spread
 from reluctant.kernels.vector import count_bits, lowest_bit
-from reluctant.kernels.watch import probes_changed, watched_changed
+from reluctant.kernels.watch import watched_changed
 
 BLOCK_BYTES = 2**20  # x of a block of tokens: half of a second-level cache
-BLOCK_TOKENS = 256
+BLOCK_TOKENS = 128
+_CONVERTED = 16  # tokens of a piece that are made integers
 SAMPLE = 2 * AT_ONCE  # tokens that are screened first, to see whether the call is too crowded
 
 
@@ -45,14 +45,13 @@ class Lists(NamedTuple):
     """The active neurons of every token.
 
     neuron: (n,) int32; weight: (n,) float32, f(z); bounds: (tokens, blocks, 2) int64, from where to
-    where a token's neurons of a block stand in them; base: (tasks,) int64, where a task's begin;
-    counts: (tasks, 8) int64: active, candidates, stale (a cache line each: threads share none).
+    where a token's neurons of a block stand in them; counts: (pieces, 8) int64: active, candidates,
+    stale (a cache line each: threads share none).
     """
 
     neuron: npt.NDArray[np.int32]
     weight: npt.NDArray[np.float32]
     bounds: npt.NDArray[np.int64]
-    base: npt.NDArray[np.int64]
     counts: npt.NDArray[np.int64]
 
 
@@ -74,16 +73,17 @@ class Scratch(NamedTuple):
 
 
 @kernel()
-def _room_for_block(tokens: int, groups: int) -> Any:
+def _rooms(threads: int, tokens: int, groups: int) -> Any:
+    """The arrays of `Scratch` for each thread: one more axis, in front."""
     pairs = tokens * GROUP
     return (
-        np.empty((tokens, GROUP), np.int32),
-        np.empty(GROUP, np.int32),
-        np.empty((4, GROUP), np.float64),
-        np.empty(tokens, np.uint64),
-        np.empty((groups, pairs), np.uint8),
-        np.empty((groups, pairs), np.float32),
-        np.empty((groups, tokens), np.int32),
+        np.empty((threads, tokens, GROUP), np.int32),
+        np.empty((threads, GROUP), np.int32),
+        np.empty((threads, 4, GROUP), np.float64),
+        np.empty((threads, tokens), np.uint64),
+        np.empty((threads, groups, pairs), np.uint8),
+        np.empty((threads, groups, pairs), np.float32),
+        np.empty((threads, groups, tokens), np.int32),
     )
 
 
@@ -96,13 +96,13 @@ def _token_block(tokens: int, d: int) -> Any:
 
 
 @kernel()
-def _screen(g: int, first: int, last: int, x8: Any, layer: Any, rule: Any, s: Any) -> Any:
+def _screen(g: int, first: int, last: int, integers: Any, layer: Any, rule: Any, s: Any) -> Any:
     """The candidates of group g for tokens first..last, as bits; how many."""
     present = group_terms(g, layer, rule, s.start, s.terms)
-    products(g, first, last, x8.x8, layer.q, s.start, s.sums)
+    products(g, first, last, integers.digits, layer.q, s.start, s.sums)
     count = 0
     for m in range(first, last):
-        token = x8.step[m], x8.norm[m], x8.loss[m]
+        token = integers.step[m], integers.norm[m], integers.loss[m]
         bits = kept(s.sums, m - first, s.terms, *token, rule.threshold)
         s.bits[m - first] = present if rule.everything else bits & present
         count += count_bits(s.bits[m - first])
@@ -110,7 +110,7 @@ def _screen(g: int, first: int, last: int, x8: Any, layer: Any, rule: Any, s: An
 
 
 @kernel()
-def _confirm(g: int, at: int, first: int, last: int, x: Any, x8: Any, layer: Any, rule: Any,
+def _confirm(g: int, at: int, first: int, last: int, x: Any, integers: Any, layer: Any, rule: Any,
              s: Any) -> Any:  # fmt: skip
     """Lists the active ones of group g's candidates in row `at` of the scratch.
 
@@ -121,7 +121,7 @@ def _confirm(g: int, at: int, first: int, last: int, x: Any, x8: Any, layer: Any
     rows, weights = s.row[at], s.weight[at]
     for m in range(first, last):
         bits, begin = s.bits[m - first], end
-        step, norm, loss = x8.step[m], x8.norm[m], x8.loss[m]
+        step, norm, loss = integers.step[m], integers.norm[m], integers.loss[m]
         while bits != 0:
             r = lowest_bit(bits)
             bits &= bits - np.uint64(1)
@@ -145,16 +145,16 @@ def _confirm(g: int, at: int, first: int, last: int, x: Any, x8: Any, layer: Any
 
 
 @kernel()
-def _block(b: int, size: int, first: int, last: int, x: Any, x8: Any, layer: Any, rule: Any,
+def _block(b: int, size: int, first: int, last: int, x: Any, integers: Any, layer: Any, rule: Any,
            s: Any, lists: Any, at: int, counts: Any) -> Any:  # fmt: skip
     """Lists the active neurons of block b for tokens first..last from `at` on; where they end."""
     d_ff = layer.scale.shape[0]
     low, high = b * size // GROUP, -(-min((b + 1) * size, d_ff) // GROUP)
     for g in range(low, high):
-        counts[1] += _screen(g, first, last, x8, layer, rule, s)
-        counts[2] |= _confirm(g, g - low, first, last, x, x8, layer, rule, s)
+        counts[1] += _screen(g, first, last, integers, layer, rule, s)
+        counts[2] |= _confirm(g, g - low, first, last, x, integers, layer, rule, s)
         if first == 0:
-            counts[2] |= watched_changed(layer, g * GROUP, (g + 1) * GROUP, rule.turn)
+            counts[2] |= watched_changed(layer, g * GROUP, (g + 1) * GROUP, rule.turn, 1)
     begin, ends = at, np.zeros(high - low, np.int64)
     for m in range(first, last):
         lists.bounds[m, b, 0] = at
@@ -170,25 +170,28 @@ def _block(b: int, size: int, first: int, last: int, x: Any, x8: Any, layer: Any
 
 
 @kernel()
-def _share_lists(thread: int, threads: int, parts: int, length: int, size: int, x: Any,
-                 x8: Any, layer: Any, rule: Any, lists: Any) -> None:  # fmt: skip
-    blocks, tasks = lists.bounds.shape[1], lists.base.shape[0]
-    scratch = Scratch(*_room_for_block(length, size // GROUP))
-    for task in range(tasks * thread // threads, tasks * (thread + 1) // threads):
-        first, part = task // parts * length, task % parts
-        last, at = min(first + length, x.shape[0]), lists.base[task]
-        for b in range(blocks * part // parts, blocks * (part + 1) // parts):
-            at = _block(b, size, first, last, x, x8, layer, rule, scratch, lists, at,
-                        lists.counts[task])  # fmt: skip
+def _piece(k: int, who: int, length: int, size: int, x: Any, integers: Any, layer: Any, rule: Any,
+           rooms: Any, lists: Any) -> None:  # fmt: skip
+    """One block of tokens, one of neurons; its lists have room for all of them."""
+    blocks, d_ff = lists.bounds.shape[1], layer.scale.shape[0]
+    first, b = k // blocks * length, k % blocks
+    last = min(first + length, x.shape[0])
+    at = first * d_ff + b * size * (last - first)
+    room = Scratch(
+        rooms.sums[who], rooms.start[who], rooms.terms[who], rooms.bits[who], rooms.row[who],
+        rooms.weight[who], rooms.found[who],
+    )  # fmt: skip
+    _block(b, size, first, last, x, integers, layer, rule, room, lists, at, lists.counts[k])
 
 
 @kernel()
-def _share_bytes(thread: int, threads: int, x: Any, x8: Any, max_norm: float) -> None:
+def _integers(k: int, who: int, x: Any, integers: Any, max_norm: float) -> None:
     tokens = x.shape[0]
-    for m in range(tokens * thread // threads, tokens * (thread + 1) // threads):
-        to_bytes(m, x[m], max_norm, x8)
-    for m in range(tokens, x8.x8.shape[0] if thread == 0 else 0):
-        x8.x8[m, :] = 0
+    for m in range(k * _CONVERTED, min((k + 1) * _CONVERTED, integers.digits.shape[0])):
+        if m < tokens:
+            to_integers(m, x[m], max_norm, integers)
+        else:
+            integers.digits[m, :] = 0
 
 
 @kernel()
@@ -199,38 +202,35 @@ def _crowded(x: Any, layer: Any, rule: Any, max_norm: float) -> Any:
     """
     tokens, groups = x.shape[0], layer.q.shape[0]
     taken, every = min(SAMPLE, tokens), max(1, min(8, groups // 2))
-    sample = Bytes(*room_for_bytes(taken, QUAD * layer.q.shape[1]))
+    sample = Integers(*room_for_integers(taken, QUAD * layer.q.shape[1]))
     for k in range(taken):
-        to_bytes(k, x[tokens * k // taken], max_norm, sample)
-    scratch = Scratch(*_room_for_block(sample.x8.shape[0], 1))
+        to_integers(k, x[tokens * k // taken], max_norm, sample)
+    rooms = Scratch(*_rooms(1, sample.digits.shape[0], 1))
+    room = Scratch(
+        rooms.sums[0], rooms.start[0], rooms.terms[0], rooms.bits[0], rooms.row[0],
+        rooms.weight[0], rooms.found[0],
+    )  # fmt: skip
     count = neurons = 0
     for g in range(0, groups, every):
-        count += _screen(g, 0, taken, sample, layer, rule, scratch)
+        count += _screen(g, 0, taken, sample, layer, rule, room)
         neurons += min(GROUP, layer.scale.shape[0] - g * GROUP)
     return count > rule.limit * neurons * taken
 
 
 @kernel()
-def _room_for_lists(tokens: int, length: int, d_ff: int, size: int, parts: int) -> Any:
+def _room_for_lists(tokens: int, pieces: int, d_ff: int, blocks: int) -> Any:
     """As large as every neuron being active would need; what is not used is never touched."""
-    blocks = -(-d_ff // size)
-    tasks = -(-tokens // length) * parts
-    base = np.empty(tasks, np.int64)
-    for task in range(tasks):
-        first, part = task // parts * length, task % parts
-        inside = min(blocks * part // parts * size, d_ff) * (min(first + length, tokens) - first)
-        base[task] = first * d_ff + inside
     index, weight = np.empty(tokens * d_ff, np.int32), np.empty(tokens * d_ff, np.float32)
-    bounds = np.empty((tokens, blocks, 2), np.int64)
-    return index, weight, bounds, base, np.zeros((tasks, 8), np.int64)
+    return index, weight, np.empty((tokens, blocks, 2), np.int64), np.zeros((pieces, 8), np.int64)
 
 
 @kernel()
 def run(
     x: Any, q: Any, scale: Any, radius: Any, own_norm: Any, row_sum: Any, rows: Any, bias: Any,
-    factors: Any, factor_bias: Any, values: Any, value_bias: Any, probe_at: Any, probe: Any,
+    factors: Any, factor_bias: Any, values: Any, value_bias: Any, live_gates: Any,
+    live_factors: Any, live_values: Any, copied: Any, corner: Any, first: Any, sums: Any,
     max_norm: float, slack: float, threshold: float, code: int, gated: bool, limit: float,
-    everything: bool, turn: int, out: Any, totals: Any, threads: int, pool: Any,
+    everything: bool, turn: int, out: Any, totals: Any, team: Any,
 ) -> int:  # fmt: skip
     """out = f(x rows^T + bias) values + value_bias: arguments and result are those of `few.run`.
 
@@ -239,29 +239,28 @@ def run(
     """
     layer = Layer(
         q, scale, radius, own_norm, row_sum, rows, bias, factors, factor_bias, values, value_bias,
-        probe_at, probe,
+        live_gates, live_factors, live_values, copied, corner, first, sums,
     )  # fmt: skip
     rule = Rule(threshold, code, slack, gated, True, limit, everything, turn)
-    if probes_changed(layer):
-        return STALE
     tokens, d = x.shape
     d_ff = scale.shape[0]
     if limit < 1 and _crowded(x, layer, rule, max_norm):
         return DENSE
-    x8 = Bytes(*room_for_bytes(tokens, QUAD * q.shape[1]))
-    spread(_share_bytes, pool, threads, (x, x8, max_norm))
+    integers = Integers(*room_for_integers(tokens, QUAD * q.shape[1]))
+    padded = integers.digits.shape[0]
+    spread(_integers, team, -(-padded // _CONVERTED), (x, integers, max_norm))
     # An infinite factor makes NaN of a zero: a rare call, and the dense way's.
-    if gated and (x8.huge.any() or not (np.abs(factor_bias) < HUGE).all()):
+    if gated and (integers.huge.any() or not (np.abs(factor_bias) < HUGE).all()):
         return DENSE
     length, size = _token_block(tokens, d), block_size(d, d_ff)
-    blocks = -(-tokens // length)
-    parts = threads // gcd(threads, blocks)  # tasks enough for all threads alike
-    lists = Lists(*_room_for_lists(tokens, length, d_ff, size, parts))
-    spread(_share_lists, pool, threads, (parts, length, size, x, x8, layer, rule, lists))
-    arguments = (lists.bounds, lists.neuron, lists.weight, values, value_bias, out)
-    spread(share_values, pool, threads, arguments)
+    blocks = -(-d_ff // size)
+    pieces = -(-tokens // length) * blocks
+    lists = Lists(*_room_for_lists(tokens, pieces, d_ff, blocks))
+    rooms = Scratch(*_rooms(max(team[1], 1), length, size // GROUP))
+    spread(_piece, team, pieces, (length, size, x, integers, layer, rule, rooms, lists))
     if lists.counts[:, 2].sum() > 0:
         return STALE
+    add_values(lists.bounds, lists.neuron, lists.weight, values, value_bias, out, team)
     totals[0] += lists.counts[:, 0].sum()
     totals[1] += lists.counts[:, 1].sum()
     return DONE

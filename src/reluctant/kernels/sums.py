@@ -8,39 +8,28 @@ import numpy.typing as npt
 from reluctant.kernels import integer
 from reluctant.kernels.compile import kernel
 from reluctant.kernels.entries import as_float
-from reluctant.kernels.lanes import GROUP, QUAD, byte_pass, float_pass
+from reluctant.kernels.lanes import GROUP, byte_pass, float_pass
+from reluctant.kernels.words import plain_pass, to_words, top_of, word_pass
 
 TINY_NORM = 2.0**-40  # nothing is certified for an ||x|| below this: underflow
 HUGE_PRODUCT = 2.0**125  # nor for ||x|| max ||k|| from here on: overflow
 _MIDDLE = 2**15
+_PLANES, _DIGIT = (2, np.uint8) if integer.CAPABILITY == "avx512vnni" else (1, np.int16)
 _ROOM = 1.0 + 2.0**-40  # rounds a float64 norm up, generously
 
 _float_1, _float_2, _float_4 = float_pass(1), float_pass(2), float_pass(4)
 
 INTEGER = integer.available()
+BYTES = integer.CAPABILITY == "avx512vnni"  # x in planes of bytes, elsewhere in words
 
-if INTEGER:
-    _bytes_1, _bytes_2, _bytes_3 = byte_pass(1), byte_pass(2), byte_pass(3)
+if BYTES:
+    _pass_1, _pass_2, _pass_3 = byte_pass(1), byte_pass(2), byte_pass(3)
+elif INTEGER:
+    _pass_1 = word_pass(1, 8, from_memory=True)
+    _pass_2 = word_pass(2, 4, from_memory=True)
+    _pass_3 = word_pass(3, 4, from_memory=True)
 else:  # never chosen by the engine: there so that the same tests run everywhere
-
-    @kernel()
-    def _bytes_1(q: Any, g: int, planes: Any, m: int, d: int, sums: Any) -> None:
-        for r in range(GROUP):
-            total = np.int64(0)
-            for j in range(d):
-                x = 256 * np.int64(planes[2 * m, j]) + np.int64(planes[2 * m + 1, j])
-                total += np.int64(q[g, j // QUAD, r, j % QUAD]) * x
-            sums[m, g * GROUP + r] = total
-
-    @kernel()
-    def _bytes_2(q: Any, g: int, planes: Any, m: int, d: int, sums: Any) -> None:
-        for t in range(m, m + 2):
-            _bytes_1(q, g, planes, t, d, sums)
-
-    @kernel()
-    def _bytes_3(q: Any, g: int, planes: Any, m: int, d: int, sums: Any) -> None:
-        for t in range(m, m + 3):
-            _bytes_1(q, g, planes, t, d, sums)
+    _pass_1, _pass_2, _pass_3 = plain_pass(1), plain_pass(2), plain_pass(3)
 
 
 class Tokens(NamedTuple):
@@ -49,16 +38,17 @@ class Tokens(NamedTuple):
     Either pass' sums S give <q, x> as step (S - middle row_sum).
 
     x: (tokens, padded d) float32; norm: (tokens,) float64, ||x|| rounded up, infinite where nothing
-    may be certified; huge: (tokens,) bool, whether a product might overflow; planes: (2 * tokens,
-    padded d) uint8, the high and low bytes of 16-bit numbers X with x ~ step (X - middle); step:
-    (tokens,) float64, 1 where the float32 pass is used; loss: (tokens,) float64, at least
-    ||x - step (X - middle)||, there 0; middle: 2^15, there 0.
+    may be certified; huge: (tokens,) bool, whether a product might overflow; digits: x as integers
+    X with x ~ step (X - middle), as the processor's pass takes them (BYTES): (2 * tokens, padded d)
+    uint8, the high and low bytes of 16-bit numbers, or (tokens, padded d) int16, in the order of
+    `words`; step: (tokens,) float64, 1 where the float32 pass is used; loss: (tokens,) float64, at
+    least ||x - step (X - middle)||, there 0; middle: 2^15 of bytes, otherwise 0.
     """
 
     x: npt.NDArray[np.float32]
     norm: npt.NDArray[np.float64]
     huge: npt.NDArray[np.bool_]
-    planes: npt.NDArray[np.uint8]
+    digits: npt.NDArray[Any]
     step: npt.NDArray[np.float64]
     loss: npt.NDArray[np.float64]
     middle: float
@@ -115,13 +105,23 @@ def _to_planes(x: Any, step: float, high: Any, low: Any) -> Any:
 
 
 @kernel()
+def _digits(m: int, x: Any, step: float, digits: Any) -> Any:
+    """Writes token m's x as integers; gives the sum of the squared losses."""
+    if BYTES:
+        d = x.shape[0]
+        return _to_planes(x, step, digits[2 * m, :d], digits[2 * m + 1, :d])
+    return to_words(x, step, digits[m])
+
+
+@kernel()
 def take_tokens(x: Any, padded_d: int, max_norm: float, in_integers: bool) -> Any:
     """The fields of `Tokens`, from x, (tokens, d) float32 or, in uint16, bfloat16."""
     tokens, d = x.shape
     padded = np.zeros((tokens, padded_d), np.float32)
     norm, step, loss = np.empty(tokens), np.ones(tokens), np.zeros(tokens)
     huge = np.empty(tokens, np.bool_)
-    planes = np.zeros((2 * tokens, padded_d if in_integers else 0), np.uint8)
+    digits = np.zeros((_PLANES * tokens, padded_d if in_integers else 0), _DIGIT)
+    top = np.float64(32767 if BYTES else top_of(padded_d))
     for m in range(tokens):
         for j in range(d):
             padded[m, j] = as_float(x[m, j])
@@ -130,10 +130,10 @@ def take_tokens(x: Any, padded_d: int, max_norm: float, in_integers: bool) -> An
             largest = np.float32(0.0)
             for j in range(d):
                 largest = max(largest, abs(padded[m, j]))
-            step[m] = np.float64(largest) / 32767.0
-            squared = _to_planes(padded[m, :d], step[m], planes[2 * m], planes[2 * m + 1])
-            loss[m] = lost(squared, norm[m])
-    return padded, norm, huge, planes, step, loss, np.float64(_MIDDLE if in_integers else 0)
+            step[m] = np.float64(largest) / top
+            loss[m] = lost(_digits(m, padded[m, :d], step[m], digits), norm[m])
+    middle = np.float64(_MIDDLE if in_integers and BYTES else 0)
+    return padded, norm, huge, digits, step, loss, middle
 
 
 @kernel()
@@ -142,28 +142,28 @@ def float_sums(g: int, tokens: Any, q: Any, sums: Any) -> None:
 
     Up to four tokens a pass, so that a row is widened to float32 once for all of them.
     """
-    x, count, d = tokens.x, tokens.x.shape[0], q.shape[1] * QUAD
+    x, count, c = tokens.x, tokens.x.shape[0], g * GROUP
     m = 0
     while m + 4 <= count:
-        _float_4(q, g, x, m, d, sums)
+        _float_4(q, g, x, m, sums, m, c)
         m += 4
     if m + 2 <= count:
-        _float_2(q, g, x, m, d, sums)
+        _float_2(q, g, x, m, sums, m, c)
         m += 2
     if m < count:
-        _float_1(q, g, x, m, d, sums)
+        _float_1(q, g, x, m, sums, m, c)
 
 
 @kernel()
 def integer_sums(g: int, tokens: Any, q: Any, sums: Any) -> None:
-    """sums[m, i] = <q_i, X_m> for the neurons i of group g and the 16-bit X: exact."""
-    planes, count, d = tokens.planes, tokens.x.shape[0], q.shape[1] * QUAD
+    """sums[m, i] = <q_i, X_m> for the neurons i of group g and the integers X: exact."""
+    digits, count, c = tokens.digits, tokens.x.shape[0], g * GROUP
     m = 0
     while m + 3 <= count:
-        _bytes_3(q, g, planes, m, d, sums)
+        _pass_3(q, g, digits, m, sums, m, c)
         m += 3
     if m + 2 <= count:
-        _bytes_2(q, g, planes, m, d, sums)
+        _pass_2(q, g, digits, m, sums, m, c)
         m += 2
     if m < count:
-        _bytes_1(q, g, planes, m, d, sums)
+        _pass_1(q, g, digits, m, sums, m, c)

@@ -1,16 +1,8 @@
-"""Several threads for a kernel, from the OpenMP pool that torch itself computes on.
+"""A kernel's work as numbered pieces, which the caller and whoever helps take in turns.
 
-Numba has pools of its own, but a second pool is a bad neighbour: OpenMP's threads spin for a while
-after each parallel region, so torch's and Numba's workers keep each other off the cores whenever a
-kernel follows an operation of torch, as it does in every model. It also brings rules of its own:
-`workqueue` dies of concurrent calls, and starting `omp` resets torch's number of threads. Torch's
-pool serves concurrent callers, and a region costs about a microsecond.
+A piece is computed alike whoever does it, so the result does not depend on who did which.
 """
 
-import ctypes
-import os
-import platform
-import threading
 from typing import Any
 
 import torch
@@ -19,118 +11,146 @@ from numba import types
 from numba.core import cgutils
 from numba.extending import intrinsic
 
+from reluctant.kernels import pool
 from reluctant.kernels.vector import I8, I32, I64
 
-_SMALL = 1 << 19  # bytes read: below, a parallel region costs more than it saves
-_SMALL_ELSEWHERE = 1 << 21  # on a thread that may have to start a pool of its own
+# Work is in bytes read, about ten to a nanosecond and thread.
+_SHARE = 1 << 19  # of a thread: below, dividing the work costs more than it saves
+_WAKE = 3 << 19  # of all: below, a sleeping thread would come too late
 
-_POINTER = I8.as_pointer()
-_X86 = platform.machine().lower() in ("x86_64", "amd64")
-
-
-def _addresses() -> tuple[int, int, int]:
-    """Of GOMP_parallel, omp_get_thread_num, omp_get_num_threads; zeros if there is no OpenMP."""
-    try:
-        program = ctypes.CDLL(None)  # importing torch has made its OpenMP's symbols global
-        found = (program.GOMP_parallel, program.omp_get_thread_num, program.omp_get_num_threads)
-    except (OSError, TypeError, AttributeError):  # no OpenMP, or one of another kind
-        return 0, 0, 0
-    fork, number, size = (ctypes.cast(f, ctypes.c_void_p).value or 0 for f in found)
-    return fork, number, size
-
-
-POOL = _addresses()
-_state = {"forked": False}
-
-
-def _after_fork_in_child() -> None:
-    _state["forked"] = True  # the pool's threads are not in the child: OpenMP would wait forever
-
-
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_after_fork_in_child)
+Team = tuple[int, int, int]
+ALONE: Team = (0, 1, 0)
 
 
 def threads_for(work: int) -> int:
-    """How many threads a kernel that reads `work` bytes should run on now; 1: the caller's only.
+    """How many threads at most a kernel that reads `work` bytes should run on; 1: the caller's.
 
     Follows `torch.get_num_threads()`. The kernels' bits do not depend on it.
     """
-    if work < _SMALL or POOL[0] == 0 or _state["forked"]:
-        return 1
-    if work < _SMALL_ELSEWHERE and threading.current_thread() is not threading.main_thread():
-        return 1
-    return torch.get_num_threads()
+    return min(torch.get_num_threads(), max(work // _SHARE, 1))
+
+
+def team_for(work: int) -> Team:
+    """Who computes a call that reads `work` bytes: what kernels and `spread` take."""
+    threads = threads_for(work)
+    return team_of(threads, wake=work >= _WAKE) if threads > 1 else ALONE
+
+
+def team_of(threads: int, *, wake: bool = True) -> Team:
+    """The caller and `threads` - 1 helpers, as far as there can be any.
+
+    `pool.Pool.control`, how many threads at most, and whether those that sleep are woken.
+    """
+    return pool.pool().ask_for(threads - 1), threads, int(wake)
 
 
 def _float_mode(builder: Any, instruction: str, room: Any) -> None:
     """Stores (`st`) or loads (`ld`) how this thread treats subnormals, and how it rounds."""
-    if _X86:
-        kind = ir.FunctionType(ir.VoidType(), [_POINTER])
+    if pool.X86:
+        kind = ir.FunctionType(ir.VoidType(), [I8.as_pointer()])
         name = f"llvm.x86.sse.{instruction}mxcsr"
         function = cgutils.get_or_insert_function(builder.module, kind, name)
-        builder.call(function, [builder.bitcast(room, _POINTER)])
+        builder.call(function, [builder.bitcast(room, I8.as_pointer())])
+
+
+def _post(control: int, function: int, data: int, helpers: int, wake: int) -> None:
+    pool.post(control, function, data, helpers, helpers if wake else 0)
+
+
+def _close(control: int) -> None:
+    pool.close(control)
+    pool.swap_at(control + 8 * pool.BUSY, 0)
+
+
+def _alone(control: int, helpers: int) -> bool:
+    return control == 0 or helpers < 1 or pool.swap_at(control + 8 * pool.BUSY, 1) != 0
+
+
+def _take(b: Any, shared: Any, who: Any, call: Any) -> None:
+    """Emits: piece after piece, until none is left. shared: `_layout`."""
+    counter = b.gep(shared, [I32(0), I32(0), I32(0)])
+    total = b.load(b.gep(shared, [I32(0), I32(1)]))
+    arguments = b.load(b.gep(shared, [I32(0), I32(3)]))
+    head, inside, after = (b.append_basic_block(name) for name in ("head", "body", "end"))
+    b.branch(head)
+    b.position_at_end(head)
+    k = b.atomic_rmw("add", counter, I64(1), "acq_rel")
+    b.cbranch(b.icmp_signed("<", k, total), inside, after)
+    b.position_at_end(inside)
+    call(b, k, who, arguments)
+    b.branch(head)
+    b.position_at_end(after)
+
+
+def _layout(arguments: Any) -> Any:
+    """What helpers need: the counter, on a cache line that nothing else is written to; the number
+    of pieces; the caller's floating-point mode; the arguments."""
+    return ir.LiteralStructType([ir.ArrayType(I64, 8), I64, I32, arguments])
+
+
+def _member(module: Any, layout: Any, call: Any) -> Any:
+    """The function `void(shared, who)` that a helper runs."""
+    kind = ir.FunctionType(ir.VoidType(), [I8.as_pointer(), I64])
+    member = ir.Function(module, kind, module.get_unique_name("member"))
+    member.linkage = "internal"
+    b = ir.IRBuilder(member.append_basic_block("entry"))
+    shared, before = b.bitcast(member.args[0], layout.as_pointer()), b.alloca(I32)
+    _float_mode(b, "st", before)
+    _float_mode(b, "ld", b.gep(shared, [I32(0), I32(2)]))
+    _take(b, shared, member.args[1], call)
+    _float_mode(b, "ld", before)
+    b.ret_void()
+    return member
 
 
 @intrinsic
-def spread(typing_context: Any, worker: Any, pool: Any, threads: Any, args: Any) -> Any:
-    """Runs `worker(thread, threads, *args)` once on each of `threads` threads, and waits for all.
+def spread(typing_context: Any, piece: Any, team: Any, count: Any, args: Any) -> Any:
+    """Runs `piece(k, who, *args)` once for each k below `count`, and returns when all are done.
 
-    worker: a compiled function that gives nothing and raises nothing; pool: `POOL`; args: a tuple.
-    With one thread it is a plain call. On x86 all compute in the caller's floating-point mode:
-    `torch.set_flush_denormal` sets the calling thread's alone, and the bits must not depend on
-    which thread a neuron falls to.
+    piece: a compiled function that gives nothing and raises nothing; who: which thread it is, 0
+    the caller's, below the team's number of threads: for room of its own. team: `team_for`'s. args:
+    a tuple. On x86 all compute in the caller's floating-point mode: `torch.set_flush_denormal` sets
+    the calling thread's alone, and the bits must not depend on which thread a piece falls to.
     """
-    worker_signature = typing_context.resolve_function_type(
-        worker, (types.intp, types.intp, *args.types), {}
+    piece_signature = typing_context.resolve_function_type(
+        piece, (types.intp, types.intp, *args.types), {}
     )
+    n = types.int64
 
     def generate(context: Any, builder: Any, signature: Any, values: Any) -> Any:
-        _, pool_value, threads_value, args_value = values
-        fork, number, size = cgutils.unpack_tuple(builder, pool_value, 3)
-        compiled = worker.dispatcher.overloads[tuple(worker_signature.args)]
+        _, team_value, count_value, args_value = values
+        control, threads, wake = cgutils.unpack_tuple(builder, team_value, 3)
+        compiled = piece.dispatcher.overloads[tuple(piece_signature.args)]
         context.add_linking_libs([compiled.library])
 
-        def call(b: Any, thread: Any, count: Any, arguments: Any) -> None:
+        def call(b: Any, k: Any, who: Any, arguments: Any) -> None:
             function = context.declare_function(b.module, compiled.fndesc)
             items = cgutils.unpack_tuple(b, arguments, len(args.types))
             context.call_conv.call_function(
-                b, function, types.none, worker_signature.args, [thread, count, *items]
+                b, function, types.none, piece_signature.args, [k, who, *items]
             )
 
-        # What a member of the team needs, on the caller's stack: it waits until all are done.
-        layout = ir.LiteralStructType([I64, I64, context.get_value_type(args), I32])
-        module, zero = builder.module, I32(0)
-        member = ir.Function(
-            module, ir.FunctionType(ir.VoidType(), [_POINTER]), module.get_unique_name("member")
-        )
-        member.linkage = "internal"
-        inside = ir.IRBuilder(member.append_basic_block("entry"))
-        shared = inside.bitcast(member.args[0], layout.as_pointer())
-        items = [inside.load(inside.gep(shared, [zero, I32(k)])) for k in range(3)]
-        before = inside.alloca(I32)
-        _float_mode(inside, "st", before)
-        _float_mode(inside, "ld", inside.gep(shared, [zero, I32(3)]))
-        # A team may be smaller than asked for (OMP_DYNAMIC, OMP_THREAD_LIMIT): its members ask.
-        kind = ir.FunctionType(I32, []).as_pointer()
-        own, all_of_them = (inside.call(inside.inttoptr(f, kind), []) for f in items[:2])
-        call(inside, inside.sext(own, I64), inside.sext(all_of_them, I64), items[2])
-        _float_mode(inside, "ld", before)
-        inside.ret_void()
-
-        with builder.if_else(builder.icmp_signed("<=", threads_value, I64(1))) as (alone, team):
-            with alone:
-                call(builder, I64(0), I64(1), args_value)
-            with team:
-                data = cgutils.alloca_once(builder, layout)
-                for k, value in enumerate((number, size, args_value)):
-                    builder.store(value, builder.gep(data, [zero, I32(k)]))
-                _float_mode(builder, "st", builder.gep(data, [zero, I32(3)]))
-                kind = ir.FunctionType(ir.VoidType(), [member.type, _POINTER, I32, I32])
-                parallel = builder.inttoptr(fork, kind.as_pointer())
-                count = builder.trunc(threads_value, I32)
-                builder.call(parallel, [member, builder.bitcast(data, _POINTER), count, zero])
+        layout = _layout(context.get_value_type(args))
+        data = cgutils.alloca_once(builder, layout)  # on the stack: helpers inside are waited for
+        member = _member(builder.module, layout, call)
+        fewer = builder.icmp_signed("<", threads, count_value)
+        helpers = builder.sub(builder.select(fewer, threads, count_value), I64(1))
+        alone = context.compile_internal(builder, _alone, types.boolean(n, n), [control, helpers])
+        with builder.if_else(builder.trunc(alone, ir.IntType(1))) as (by_itself, together):
+            with by_itself, cgutils.for_range(builder, count_value) as loop:
+                call(builder, loop.index, I64(0), args_value)
+            with together:
+                parts = [builder.gep(data, [I32(0), I32(k)]) for k in range(4)]
+                builder.store(I64(0), builder.gep(parts[0], [I32(0), I32(0)]))
+                builder.store(count_value, parts[1])
+                _float_mode(builder, "st", parts[2])
+                builder.store(args_value, parts[3])
+                addresses = [builder.ptrtoint(member, I64), builder.ptrtoint(data, I64)]
+                context.compile_internal(
+                    builder, _post, types.void(n, n, n, n, n), [control, *addresses, helpers, wake]
+                )
+                _take(builder, data, I64(0), call)
+                context.compile_internal(builder, _close, types.void(n), [control])
         return context.get_dummy_value()
 
-    addresses = types.UniTuple(types.int64, 3)
-    return types.void(worker, addresses, types.int64, args), generate
+    return types.void(piece, types.UniTuple(n, 3), n, args), generate

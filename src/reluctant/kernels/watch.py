@@ -1,48 +1,116 @@
-"""Whether the weights are still those that were sketched, at a glance.
+"""Whether the weights are still those that sketch and copies were made of: a look at each call.
 
-torch tells of most changes; a write through `.data` or NumPy it does not. A few remembered weights
-betray a bulk write at once, and each call compares some rows in turn.
+torch tells of most changes; a write through `.data` or NumPy, or by another process, it does not.
+So each call compares some of the live weights, as they lie in memory, with what stood there: one
+weight of every row, or of every fourth; where rows are copies of columns, one of every column as
+well; and, in turns, all of one row.
 """
 
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
+import numpy.typing as npt
+from llvmlite import ir
+from numba import types
+from numba.extending import intrinsic
 
 from reluctant.kernels.compile import kernel
-from reluctant.kernels.entries import as_float
-from reluctant.kernels.lanes import GROUP, QUAD
 
 
-@kernel(reordered=True)
-def _squared_distance(key: Any, group: Any, r: int, scale: float) -> Any:
-    total = 0.0
-    for j in range(key.shape[0]):
-        off = np.float64(as_float(key[j])) - scale * np.float64(group[j // QUAD, r, j % QUAD])
-        total += off * off
+class Watched(NamedTuple):
+    """A layer's matrices in the live memory, and what stood there.
+
+    live_gates, live_factors, live_values: the matrix whose product goes through the activation, a
+    gated layer's keys, and the values: (d_ff, d_model), or (d_model, d_ff) where the kernels read
+    copies of the columns; (0, m) if it is not to be watched. The rest has a row for each of them:
+    copied: (3,) int64, whether the kernels read copies; corner: (3, n'), entry r % m of each
+    stored row r; first: (3, d_ff), of a copied one stored row 0; sums: (3, n') uint64, `row_sum` of
+    each stored row.
+    """
+
+    live_gates: npt.NDArray[Any]
+    live_factors: npt.NDArray[Any]
+    live_values: npt.NDArray[Any]
+    copied: npt.NDArray[np.int64]
+    corner: npt.NDArray[Any]
+    first: npt.NDArray[Any]
+    sums: npt.NDArray[np.uint64]
+
+
+@intrinsic
+def _bits(_: Any, value: Any) -> Any:
+    """A float32's or uint16's bits: NaN is compared like every other number."""
+
+    def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        (given,) = args
+        if value == types.float32:
+            given = builder.bitcast(given, ir.IntType(32))
+        return builder.zext(given, ir.IntType(64))
+
+    return types.uint64(value), generate
+
+
+@kernel()
+def row_sum(row: Any) -> Any:
+    """A number that changes if any entry does, or if two change places."""
+    total = np.uint64(0)
+    for j in range(row.shape[0]):
+        total += _bits(row[j]) * np.uint64(2 * j + 1)
     return total
 
 
 @kernel()
-def row_changed(layer: Any, i: int) -> Any:
-    """Whether row i has left its sketch: ||k - s q|| is above the radius."""
-    squared = _squared_distance(
-        layer.rows[i], layer.q[i // GROUP], i % GROUP, np.float64(layer.scale[i])
-    )
-    return not (np.sqrt(squared) <= np.float64(layer.radius[i]))
+def remember(stored: Any, copied: int, corner: Any, first: Any, sums: Any) -> None:
+    """Writes down what `_changed` compares."""
+    for r in range(stored.shape[0]):
+        corner[r] = stored[r, r % stored.shape[1]]
+        sums[r] = row_sum(stored[r])
+    if copied != 0 and stored.shape[0] > 0:
+        first[:] = stored[0]
 
 
 @kernel()
-def watched_changed(layer: Any, lo: int, hi: int, turn: int) -> Any:
-    """Whether the row whose turn it is, in turns over the whole layer, is in lo..hi and changed."""
-    i = turn % layer.rows.shape[0]
-    return lo <= i < hi and row_changed(layer, i)
+def _changed(stored: Any, k: int, copied: Any, corner: Any, first: Any, sums: Any, lo: int, hi: int,
+             turn: int, every: int) -> Any:  # fmt: skip
+    (rows, width), d_ff = stored.shape, first.shape[1]
+    if rows == 0:
+        return False
+    hi = min(hi, d_ff)
+    start, stop = rows * lo // d_ff, rows * hi // d_ff  # the stored rows' share of these neurons
+    flat, then, off = stored.reshape(-1), corner[k], np.uint64(0)
+    # Nothing here waits for memory: many reads are on their way at once.
+    for r in range(start + (turn - start) % every, stop, every):
+        off |= _bits(flat[r * width + r % width]) ^ _bits(then[r])
+    if copied[k] != 0:
+        for i in range(lo, hi):
+            off |= _bits(stored[0, i]) ^ _bits(first[k, i])
+    if lo <= turn % d_ff < hi:
+        r = turn % rows
+        off |= row_sum(stored[r]) ^ sums[k, r]
+    return off != np.uint64(0)
 
 
-@kernel()
-def probes_changed(layer: Any) -> Any:
-    """Whether any of the remembered weights has changed: a bulk write shows here at once."""
-    flat = layer.rows.reshape(-1)
-    changed = False
-    for p in range(layer.probe.shape[0]):
-        changed |= flat[layer.probe_at[p]] != layer.probe[p]
+# Inlined: a call would copy all of the layer's array headers, which costs more than the work.
+@kernel(inline="always")
+def watched_changed(watched: Any, lo: int, hi: int, turn: int, every: int) -> Any:
+    """Whether a change shows in what belongs to neurons lo..hi.
+
+    watched: `Watched`, or a `Layer`, which has its fields. turn: a counter, by which whole rows
+    are compared in turn: of the calls for the parts of a layer, one does. every: one row of so many
+    is looked at, others at the next turn.
+    """
+    then = (watched.copied, watched.corner, watched.first, watched.sums)
+    changed = _changed(watched.live_gates, 0, *then, lo, hi, turn, every)
+    changed |= _changed(watched.live_factors, 1, *then, lo, hi, turn, every)
+    changed |= _changed(watched.live_values, 2, *then, lo, hi, turn, every)
     return changed
+
+
+@kernel()
+def any_changed(
+    live_gates: Any, live_factors: Any, live_values: Any, copied: Any, corner: Any, first: Any,
+    sums: Any, turn: int,
+) -> Any:  # fmt: skip
+    """`watched_changed` of a whole layer, for kernels that have no blocks of neurons."""
+    watched = Watched(live_gates, live_factors, live_values, copied, corner, first, sums)
+    return watched_changed(watched, 0, first.shape[1], turn, 1)

@@ -5,8 +5,8 @@ import math
 import torch
 from torch import Tensor, nn
 
-from reluctant.neurons import eps_of
 from reluctant.surgery.site import Site
+from reluctant.weights import eps_of
 
 # Tokens looked at in one comparison, neurons in one piece: bounds time and memory at any size.
 TOKENS, NEURONS = 64, 1024

@@ -7,9 +7,9 @@ from torch import nn
 from torch.nn.modules.dropout import _DropoutNd
 
 from reluctant.feedforward import FeedForward
-from reluctant.neurons import is_norm
 from reluctant.surgery.families import INLINE, Row
 from reluctant.surgery.site import Attribute, Part, Unfit, sizes
+from reluctant.weights import is_norm
 
 
 @dataclass(frozen=True, eq=False)

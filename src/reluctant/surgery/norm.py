@@ -6,8 +6,8 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 
-from reluctant.neurons import eps_of
 from reluctant.surgery.still import still
+from reluctant.weights import eps_of
 
 
 def normalises(norm: nn.Module) -> bool:

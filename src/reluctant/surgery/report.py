@@ -42,7 +42,7 @@ class Report:
 
     @property
     def memory_bytes(self) -> int:
-        return sum(e.engine.sketch_bytes for e in self.swapped if e.engine is not None)
+        return sum(e.engine.memory_bytes for e in self.swapped if e.engine is not None)
 
     def __rich__(self) -> Table:
         table = Table(title="Feed-forward layers", caption=self._caption())

@@ -17,13 +17,11 @@ import torch
 from torch import Tensor, nn
 
 from reluctant.engine import Engine
-from reluctant.surgery import strides  # noqa: F401 - for its hook, wherever there are served modules
 from reluctant.surgery.agree import agree
 from reluctant.surgery.inline import call as call_inline
 from reluctant.surgery.inline import seat_with
 from reluctant.surgery.seat import KEY, Seat
 from reluctant.surgery.site import Site, Unfit
-from reluctant.surgery.transposed import Transposed
 
 FUSED = "activation_relu_or_gelu"
 
@@ -139,14 +137,14 @@ def seat_of(module: nn.Module) -> Seat | None:
     return seat if isinstance(module, Served) and isinstance(seat, Seat) else None
 
 
-def put_in(module: nn.Module, site: Site, engine: Engine, watched: list[Any]) -> Seat:
+def put_in(module: nn.Module, site: Site, engine: Engine, shown: list[Any]) -> Seat:
     """Let the engine serve the module's feed-forward layer. In place, all or nothing.
 
     Raises Unfit if the module's class allows no subclass or no change to one.
     """
     try:
         object.__setattr__(module, "__class__", _served_class(type(module)))
-        seat = Seat(site, engine) if site.row is None else seat_with(module, site, engine, watched)
+        seat = Seat(site, engine) if site.row is None else seat_with(module, site, engine, shown)
     except (TypeError, ValueError) as error:
         if isinstance(module, Served):
             object.__setattr__(module, "__class__", module._unserved)
@@ -155,6 +153,11 @@ def put_in(module: nn.Module, site: Site, engine: Engine, watched: list[Any]) ->
         seat.fused = module.__dict__[FUSED]
         module.__dict__[FUSED] = 0
     module.__dict__[KEY] = seat
+    try:
+        seat.state = site.state(module)
+    except BaseException:
+        take_out(module)
+        raise
     return seat
 
 
@@ -169,22 +172,5 @@ def take_out(module: nn.Module) -> bool:
         object.__setattr__(module, "__class__", module._unserved)
     # else someone subclassed ours: without a seat it does what the original does
     if seat is not None:
-        with torch.inference_mode(False):
-            give_back(seat.site, seat.engine)
+        seat.engine.refresh()  # a report may hold it: the memory is given back
     return seat is not None
-
-
-def lay_out(site: Site) -> None:
-    """Store the weights of a first map as the engine reads them: only a Conv1D's need that."""
-    for linear in (site.up, site.gate):
-        if isinstance(linear, Transposed):
-            linear.lay_out()
-
-
-def give_back(site: Site, engine: Engine | None) -> None:
-    """Give the weights the memory layout that they had before the engine."""
-    for linear in (site.up, site.gate):
-        if isinstance(linear, Transposed):
-            linear.put_back()
-    if engine is not None:
-        engine.detach()

@@ -1,7 +1,7 @@
 """A `Conv1D` of transformers (GPT-2), seen as an nn.Linear.
 
 Its weight is stored as (in, out), so a Linear's weight is its transposed view. As the second map
-that is the engine's own layout, value rows; as the first one the weight is laid out anew.
+its value rows lie on end, and the engine reads them in place; as the first one it reads a copy.
 """
 
 from typing import Any
@@ -17,10 +17,9 @@ class Transposed(nn.Linear):
 
     def __init__(self, conv: nn.Module) -> None:
         # Not nn.Module's: this is a view, without parameters of its own.
-        self.__dict__.update(conv=conv, training=False, _buffers={}, _modules={}, stride=None)
+        self.__dict__.update(conv=conv, training=False, _buffers={}, _modules={})
 
     conv: Any
-    stride: tuple[int, ...] | None
 
     @property
     def in_features(self) -> int:  # type: ignore[override]
@@ -41,20 +40,6 @@ class Transposed(nn.Linear):
     @property
     def _parameters(self) -> dict[str, Tensor | None]:  # type: ignore[override]
         return {"weight": self.weight, "bias": self.bias}
-
-    def lay_out(self) -> None:
-        """As a first map: store its keys as contiguous rows. Values, shape, identity stay."""
-        weight = self.conv.weight
-        if not weight.t().is_contiguous():
-            self.__dict__["stride"] = weight.stride()
-            weight.data = weight.data.t().contiguous().t()
-
-    def put_back(self) -> None:
-        """Undo `lay_out`."""
-        weight, stride = self.conv.weight, self.stride
-        if stride is not None and weight.stride() != stride:
-            weight.data = weight.data.new_empty_strided(weight.shape, stride).copy_(weight.data)
-        self.__dict__["stride"] = None
 
     def __repr__(self) -> str:
         return f"Transposed({self.conv!r})"

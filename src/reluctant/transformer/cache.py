@@ -23,7 +23,9 @@ class KeyValues:
             self._rooms = [keys, values]
             return keys, values
         for i, new in enumerate((keys, values)):
-            if self._rooms[i].size(2) < self.length:
+            # a tensor made in inference mode must not be written to outside of it
+            fixed = self._rooms[i].is_inference() and not torch.is_inference_mode_enabled()
+            if fixed or self._rooms[i].size(2) < self.length:
                 spare = new.new_empty(*new.shape[:2], self.length, new.size(3))
                 self._rooms[i] = torch.cat([self._rooms[i][:, :, :start], new, spare], 2)
             else:

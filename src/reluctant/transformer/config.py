@@ -20,6 +20,7 @@ class TransformerConfig:
     d_model, heads, d_ff, encoder_layers, decoder_layers: as in the paper.
     activation: of the feed-forward layers, as `FeedForward` takes it.
     dropout: of the embedded tokens and of every sub-layer's output (section 5.4).
+    embedding_dropout: of the embedded tokens, if it is another; None: as dropout.
     attention_dropout, activation_dropout: of attention weights and hidden neurons, as in torch.
     norm_first: normalise each sub-layer's input (pre-norm), not the residual sum (post-norm).
     encoder_norm, decoder_norm: one more norm after the last layer; None: as norm_first.
@@ -27,8 +28,12 @@ class TransformerConfig:
     bias: whether linear maps and norms have one.
     positions: "sinusoidal" (section 3.5, any length), or a table of max_positions for each side
         that is "learned", or "fixed": given, and not trained.
+    tied_positions: one learned table for both sides.
     embedding_scale: factor of embedded tokens; None: sqrt(d_model), section 3.4.
     tied, output_bias: the last linear map has the target embedding's weights; has a bias.
+    source_padding_idx, target_padding_idx: rows of the embeddings that are zero at first, and get
+        no gradient from the embedding (a tied output has one for them); they mask nothing.
+    sparse, scale_grad_by_freq: of both embeddings' gradients, as in nn.Embedding.
     pad, bos, eos: ids of padding (None: there is none; nothing is masked), begin and end.
 
     Raises ReluctantError for a value that does not fit.
@@ -48,6 +53,7 @@ class TransformerConfig:
     decoder_layers: int = 6
     activation: str | Activation = "relu"
     dropout: float = 0.1
+    embedding_dropout: float | None = None
     attention_dropout: float = 0.0
     activation_dropout: float = 0.0
     norm_first: bool = False
@@ -58,9 +64,14 @@ class TransformerConfig:
     bias: bool = True
     positions: str = "sinusoidal"
     max_positions: int = 512
+    tied_positions: bool = False
     embedding_scale: float | None = None
     tied: bool = True
     output_bias: bool = False
+    source_padding_idx: int | None = None
+    target_padding_idx: int | None = None
+    sparse: bool = False
+    scale_grad_by_freq: bool = False
     pad: int | None = 0
     bos: int = 1
     eos: int = 2
@@ -79,6 +90,10 @@ class TransformerConfig:
         ids, size = (self.pad, self.bos, self.eos), min(self.source_vocab, self.targets)
         if len(set(ids)) < 3 or max(self.bos, self.eos, self.pad or 0) >= size:
             raise _wrong("pad, bos, eos", f"three different ids below {size}", ids)
+        for side, size in (("source", self.source_vocab), ("target", self.targets)):
+            name = f"{side}_padding_idx"
+            if (getattr(self, name) or 0) >= size:
+                raise _wrong(name, f"an id below {size}", getattr(self, name))
 
     @property
     def targets(self) -> int:
@@ -91,7 +106,7 @@ def _check(name: str, kind: str, value: Any) -> None:
     if value is None and "None" in kind:
         return
     number = isinstance(value, int | float) and not isinstance(value, bool)
-    least = 0 if name in ("pad", "bos", "eos") else 1
+    least = 0 if name in ("pad", "bos", "eos") or name.endswith("padding_idx") else 1
     if "bool" in kind:
         fits, expected = isinstance(value, bool), "True or False"
     elif "int" in kind:

@@ -5,12 +5,13 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from reluctant.activations import identify, names
 from reluctant.errors import ReluctantError
 from reluctant.transformer.attention import MultiHeadAttention
 from reluctant.transformer.config import TransformerConfig
+from reluctant.transformer.facts import embedding_facts, stack_facts
 from reluctant.transformer.layers import DecoderLayer
 from reluctant.transformer.model import Transformer
+from reluctant.transformer.plain import expect, expect_embedding
 
 Table = Tensor | nn.Embedding
 
@@ -23,6 +24,7 @@ def from_torch(
     output: nn.Linear | None = None,
     positions: Table | tuple[Table, Table] | None = None,
     embedding_scale: float | None = None,
+    embedding_dropout: float | None = None,
     pad: int | None = None,
     bos: int = 1,
     eos: int = 2,
@@ -33,38 +35,38 @@ def from_torch(
     target embedding's weights, tied. positions: added to the scaled embeddings, (length, d_model)
     or (1, length, d_model), of both sides or a pair: what requires a gradient is learned,
     else fixed; None: sinusoidal. embedding_scale: None: sqrt(d_model), as in the paper; 1 for
-    none. pad, bos, eos: as in `TransformerConfig`; pad None: no padding mask.
+    none. embedding_dropout: after the positions, in training; None: as in the layers, as in the
+    paper; 0 for none. pad, bos, eos: as in `TransformerConfig`; pad None: no padding mask.
 
-    Batch first or not, pre- or post-norm, with or without last norms and biases; a bias that some
-    modules lack is zero there. The result is in theirs' dtype, device and mode, and shares no
-    memory with it. Raises ReluctantError for what it has no place for.
+    Batch first or not, pre- or post-norm, with or without last norms and biases; a bias or a norm's
+    weight that some modules lack is 0 or 1 there, and not trained. The result is in theirs' dtype,
+    device and mode; what requires no gradient there requires none here; weights that are tied stay
+    tied; it shares no memory with the original. Random states are left as they were.
+
+    Raises ReluctantError for what it has no place for: other classes, hooks, parametrizations, an
+    embedding's max_norm, settings that differ between layers, weights shared in other ways ...
 
     >>> theirs = nn.Transformer(16, 2, 2, 2, 64, batch_first=True)
     >>> model = Transformer.from_torch(theirs, nn.Embedding(50, 16)).eval()
     >>> model(torch.ones(1, 5, dtype=torch.long), torch.ones(1, 3, dtype=torch.long)).shape
     torch.Size([1, 3, 50])
     """
-    encoder, decoder = _stacks(theirs)
-    final = [{"final_norm_eps": norm.eps} for norm in (encoder.norm, decoder.norm) if norm]
-    facts = _same([_facts(layer) for layer in (*encoder.layers, *decoder.layers)]) | _same(final)
-    tables = _tables(positions)
-    if tables:
-        learned = any(table.requires_grad for table in tables)
-        facts |= {"positions": "learned" if learned else "fixed"}
-        facts |= {"max_positions": tables[0].size(0)}
     source, target = source_embedding, target_embedding or source_embedding
-    if source.max_norm is not None or target.max_norm is not None:
-        raise ReluctantError("expected embeddings without max_norm, which changes their weights")
+    encoder, decoder = _stacks(theirs)
+    tables = _tables(positions)
+    facts = stack_facts(encoder, decoder) | embedding_facts(source, target) | _table_facts(tables)
+    if output is not None:
+        expect(output, nn.Linear, "output")
+    shared = target.weight is source.weight
+    tied = output is None or output.weight is target.weight
+    _expect_own_weights(theirs, source, None if shared else target, None if tied else output)
     config = TransformerConfig(
         source_vocab=source.num_embeddings,
-        target_vocab=None if target is source else target.num_embeddings,
-        encoder_layers=len(encoder.layers),
-        decoder_layers=len(decoder.layers),
-        encoder_norm=encoder.norm is not None,
-        decoder_norm=decoder.norm is not None,
+        target_vocab=None if shared else target.num_embeddings,
         bias=any(name.endswith("bias") for name, _ in theirs.named_parameters()),
         embedding_scale=embedding_scale,
-        tied=output is None or output.weight is target.weight,
+        embedding_dropout=embedding_dropout,
+        tied=tied,
         output_bias=output is not None and output.bias is not None,
         pad=pad,
         bos=bos,
@@ -72,21 +74,25 @@ def from_torch(
         **facts,
     )
     like = next(theirs.parameters())
-    ours = Transformer(config).to(like).train(theirs.training)
-    _copy(ours.input_embedding, source, "source_embedding")
-    _copy(ours.output_embedding, target, "target_embedding")
-    if output is not None:
-        _copy(ours.linear, output, "output")
-    for side, table in zip((ours.input_positions, ours.output_positions), tables, strict=False):
-        _fill(side.table, table, "positions")
-    for name, stack, given in (
-        ("encoder", ours.encoder, encoder),
-        ("decoder", ours.decoder, decoder),
-    ):
-        for i, (layer, given_layer) in enumerate(zip(stack.layers, given.layers, strict=True)):
-            _copy_layer(layer, given_layer, f"{name}.layers.{i}")
-        if given.norm is not None:
-            _copy(stack.norm, given.norm, f"{name}.norm")
+    # whatever default device or mode the caller is in, and without a change of random numbers
+    random = torch.random.fork_rng(devices=[like.device] if like.is_cuda else [])
+    with torch.inference_mode(False), torch.device(like.device), random:
+        ours = Transformer(config).to(like.dtype).train(theirs.training)
+        _copy(ours.input_embedding, source, "source_embedding")
+        _copy(ours.output_embedding, target, "target_embedding")
+        if output is not None:
+            _copy(ours.linear, output, "output")
+        sides = (ours.input_positions, ours.output_positions)
+        for side, table in zip(sides, tables, strict=False):
+            _fill(side.table, _rows(table), "positions")
+        for name, stack, given in (
+            ("encoder", ours.encoder, encoder),
+            ("decoder", ours.decoder, decoder),
+        ):
+            for i, (layer, given_layer) in enumerate(zip(stack.layers, given.layers, strict=True)):
+                _copy_layer(layer, given_layer, f"{name}.layers.{i}")
+            if given.norm is not None:
+                _copy(stack.norm, given.norm, f"{name}.norm")
     return ours
 
 
@@ -94,81 +100,80 @@ def _stacks(theirs: nn.Transformer) -> tuple[Any, Any]:
     """Encoder and decoder, known to be torch's own code all through."""
     if not isinstance(theirs, nn.Transformer):
         raise ReluctantError(f"expected an nn.Transformer, got {type(theirs).__name__}")
+    expect(theirs, nn.Transformer, "transformer")
     encoder: Any = theirs.encoder
     decoder: Any = theirs.decoder
-    _expect(encoder, nn.TransformerEncoder)
-    _expect(decoder, nn.TransformerDecoder)
-    for stack, cls in (
-        (encoder, nn.TransformerEncoderLayer),
-        (decoder, nn.TransformerDecoderLayer),
-    ):
-        for layer in stack.layers:
-            _expect(layer, cls)
-        if stack.norm is not None:
-            _expect(stack.norm, nn.LayerNorm)
+    expect(encoder, nn.TransformerEncoder, "encoder")
+    expect(decoder, nn.TransformerDecoder, "decoder")
+    for name, part in theirs.named_modules():
+        if (
+            isinstance(part, nn.Dropout | nn.MultiheadAttention)
+            and part.training != theirs.training
+        ):
+            raise ReluctantError(
+                f"expected one mode throughout, got training={theirs.training} and {part.training} "
+                f"in {name}: call train() or eval() of the whole model first"
+            )
     return encoder, decoder
 
 
-@torch.enable_grad()  # a row of a Parameter stays one that is learned
+def _table_facts(tables: list[Tensor]) -> dict[str, Any]:
+    """What the config says of tables of positions."""
+    if not tables:
+        return {}
+    learned = any(table.requires_grad for table in tables)
+    return {
+        "positions": "learned" if learned else "fixed",
+        "tied_positions": learned and tables[0] is tables[1],
+        "max_positions": _rows(tables[0]).size(0),
+    }
+
+
+def _expect_own_weights(theirs: nn.Transformer, *around: nn.Module | None) -> None:
+    """Refuse weights that are shared in a way that ours are not: training would part them."""
+    modules: list[nn.Module] = [theirs, *(module for module in around if module is not None)]
+    seen: set[int] = set()
+    for module in modules:
+        for name, parameter in module.named_parameters(remove_duplicate=False):
+            if id(parameter) in seen:
+                raise ReluctantError(
+                    f"expected weights of its own for each module, got {name} shared with another: "
+                    "only embeddings, output and positions may be tied"
+                )
+            seen.add(id(parameter))
+
+
 def _tables(positions: Table | tuple[Table, Table] | None) -> list[Tensor]:
-    """The source's and the target's, (length, d_model) each; none for sinusoids."""
+    """The source's and the target's, as they were given; none for sinusoids."""
     if positions is None:
         return []
     pair = positions if isinstance(positions, tuple) else (positions, positions)
-    tables = [table.weight if isinstance(table, nn.Embedding) else table for table in pair]
-    if not all(isinstance(table, Tensor) and table.dim() in (2, 3) for table in tables):
-        raise ReluctantError("positions: expected one table, a pair of tables, or None")
-    return [table if table.dim() == 2 else table[0] for table in tables]
-
-
-def _expect(module: object, cls: type[nn.Module]) -> None:
-    """Refuse what may compute something else than torch's own class."""
-    kind = getattr(type(module), "_unserved", type(module))  # of a module that an engine serves
-    methods = ("forward", "_sa_block", "_mha_block", "_ff_block")
-    if not isinstance(module, cls) or any(
-        getattr(kind, m, None) is not getattr(cls, m, None) for m in methods
+    tables = [_table(table) if isinstance(table, nn.Embedding) else table for table in pair]
+    if len(tables) != 2 or not all(
+        isinstance(table, Tensor) and (table.dim() == 2 or (table.dim() == 3 and len(table) == 1))
+        for table in tables
     ):
-        raise ReluctantError(f"expected a plain nn.{cls.__name__}, got {kind.__name__}")
-
-
-def _facts(layer: Any) -> dict[str, Any]:
-    """What the config says of a layer of torch's."""
-    attentions = [getattr(layer, n) for n in ("self_attn", "multihead_attn") if hasattr(layer, n)]
-    for attention in attentions:
-        if attention.in_proj_weight is None or attention.bias_k is not None:
-            raise ReluctantError("expected attention without kdim, vdim and add_bias_kv")
-        if attention.add_zero_attn:
-            raise ReluctantError("expected attention without add_zero_attn")
-    activation = identify(layer.activation)
-    if activation is None:
         raise ReluctantError(
-            f"expected an activation of {', '.join(names())}; got {layer.activation!r}: "
-            "reluctant.register_activation makes it known"
+            "positions: expected one table (length, d_model) or (1, length, d_model), a pair of "
+            "tables, or None"
         )
-    norms = [norm for name, norm in layer.named_children() if name.startswith("norm")]
-    for norm in norms:
-        _expect(norm, nn.LayerNorm)
-    own = {
-        "d_model": layer.linear1.in_features,
-        "d_ff": layer.linear1.out_features,
-        "activation": activation.name if activation.name in names() else activation,
-        "dropout": layer.dropout1.p,
-        "activation_dropout": layer.dropout.p,
-        "norm_first": layer.norm_first,
-    }
-    of_attentions = [{"heads": a.num_heads, "attention_dropout": a.dropout} for a in attentions]
-    return own | _same(of_attentions) | _same([{"norm_eps": norm.eps} for norm in norms])
+    return tables
 
 
-def _same(facts: list[dict[str, Any]]) -> dict[str, Any]:
-    """The facts that all agree on, which have to be all of them."""
-    for other in facts[1:]:
-        for name, value in other.items():
-            if value != facts[0][name]:
-                raise ReluctantError(
-                    f"expected one {name} throughout, got {facts[0][name]!r} and {value!r}"
-                )
-    return facts[0] if facts else {}
+def _table(embedding: nn.Embedding) -> Tensor:
+    """Its weight, which is added to what it belongs to, and not looked up."""
+    expect_embedding(embedding, "positions")
+    if embedding.padding_idx is not None or embedding.sparse or embedding.scale_grad_by_freq:
+        raise ReluctantError(
+            "positions: expected an embedding without padding_idx, sparse and scale_grad_by_freq, "
+            "which change gradients: give its weight, a Parameter, if they do not matter"
+        )
+    return embedding.weight
+
+
+@torch.enable_grad()  # a row of a Parameter stays one that is learned
+def _rows(table: Tensor) -> Tensor:
+    return table if table.dim() == 2 else table[0]
 
 
 def _copy_layer(ours: Any, theirs: Any, name: str) -> None:
@@ -186,10 +191,9 @@ def _copy_layer(ours: Any, theirs: Any, name: str) -> None:
 
 def _copy_attention(ours: MultiHeadAttention, theirs: nn.MultiheadAttention, name: str) -> None:
     """Torch keeps W^Q, W^K and W^V one below the other."""
-    bias = theirs.in_proj_bias
     for i, mine in enumerate((ours.query, ours.key, ours.value)):
-        _fill(mine.weight, theirs.in_proj_weight.chunk(3)[i], name)
-        _fill(mine.bias, None if bias is None else bias.chunk(3)[i], name)
+        _fill(mine.weight, theirs.in_proj_weight, name, third=i)
+        _fill(mine.bias, theirs.in_proj_bias, name, third=i)
     _copy(ours.output, theirs.out_proj, name)
 
 
@@ -200,15 +204,20 @@ def _copy(ours: Any, theirs: Any, name: str) -> None:
 
 
 @torch.no_grad()
-def _fill(ours: Any, theirs: Any, name: str, missing: float = 0.0) -> None:
+def _fill(
+    ours: Any, theirs: Any, name: str, *, missing: float = 0.0, third: int | None = None
+) -> None:
+    """Copy a tensor, or a third of it, and whether it is trained."""
     if ours is None:
         return
+    if isinstance(ours, nn.Parameter):
+        ours.requires_grad_(theirs is not None and theirs.requires_grad)
     if theirs is None:
         ours.fill_(missing)
         return
-    if ours.shape != theirs.shape or ours.dtype != theirs.dtype:
-        raise ReluctantError(
-            f"{name}: expected {tuple(ours.shape)} {ours.dtype}, got {tuple(theirs.shape)} "
-            f"{theirs.dtype}"
-        )
-    ours.copy_(theirs)
+    given = theirs if third is None else theirs.chunk(3)[third]
+    kinds = [(tuple(t.shape), t.dtype, t.device) for t in (ours, given)]
+    if kinds[0] != kinds[1]:
+        expected, got = (f"{shape} {dtype} on {device}" for shape, dtype, device in kinds)
+        raise ReluctantError(f"{name}: expected {expected}, got {got}")
+    ours.copy_(given)

@@ -26,9 +26,10 @@ def greedy(
 ) -> Tensor:
     """Decode token by token, until every row has ended or has max_length tokens.
 
-    source: ids (batch, m). max_length: None: m + 50, as in section 6.1 of the paper, or what a
-    table of positions allows. choose: your own sampling; from logits (batch, target_vocab) and
-    the step's number, from 0, to ids (batch,). Padding's logit is -inf: it is never chosen.
+    source: ids (batch, m). max_length: None: 50 more than a row's source has tokens, as in section
+    6.1 of the paper (padding does not count), or what a table of positions allows. choose: your
+    own sampling; from logits (batch, target_vocab) and the step's number, from 0, to ids (batch,).
+    Padding's logit is -inf: it is never chosen.
 
     Gives int64 ids (batch, length), without `bos`; after a row's `eos` stands `pad` (or `eos` if
     there is no padding), and a row without an `eos` has not ended.
@@ -45,11 +46,10 @@ def greedy(
     >>> greedy(model, source, max_length=5, choose=sample).shape
     torch.Size([2, 5])
     """
-    limit, fill = _limit(model, source, max_length), _fill(model)
-    cache = model.start(source)
+    cache, limits = _start(model, source, max_length)
     tokens = torch.full((len(source), 1), model.config.bos, device=source.device)
-    done = torch.zeros_like(tokens[:, 0], dtype=torch.bool)
-    for step in range(limit):
+    done = torch.zeros_like(limits, dtype=torch.bool)
+    for step in range(_most(limits)):
         if done.all():
             break
         chosen = choose(_next_logits(model, tokens[:, -1:], cache), step)
@@ -58,17 +58,19 @@ def greedy(
                 f"choose: expected token ids of shape {tuple(done.shape)}, got "
                 f"{tuple(chosen.shape)} {chosen.dtype}"
             )
-        chosen = chosen.masked_fill(done, fill)
+        chosen = chosen.masked_fill(done, _fill(model))
         tokens = torch.cat([tokens, chosen[:, None]], 1)
-        done |= chosen == model.config.eos
+        done |= (chosen == model.config.eos) | (limits == step + 1)
     return tokens[:, 1:]
 
 
 class Beams(NamedTuple):
     """Hypotheses of every source, the best first.
 
-    tokens: int64 ids (batch, beam, length), as `greedy` gives them.
-    scores: (batch, beam) log probability / length penalty; -inf where there were fewer.
+    tokens: int64 ids (batch, beam, length), as `greedy` gives them. A hypothesis that was left
+        before it ended is followed by `pad` too, or by -1 if there is no padding.
+    scores: (batch, beam) log probability / length penalty; -inf, and no tokens, where there were
+        fewer hypotheses.
     """
 
     tokens: Tensor
@@ -89,8 +91,12 @@ def beam_search(
 
     Score: log P / ((5 + length) / 6) ** length_penalty (Wu et al. 2016, eq. 14; the defaults are
     Vaswani et al. 2017, section 6.1). One that ended keeps its place until it is overtaken, so
-    beam=1 is `greedy`. early_stop: stop when none that goes on can still become the best of its
-    source, however it ends; else when all have ended. source, max_length, errors: as `greedy`.
+    beam=1 is `greedy`. early_stop: a source's search is over when none of its hypotheses that go
+    on can still become its best, however it ends; else when all have ended. source, max_length,
+    errors: as `greedy`.
+
+    What a source gets depends, but for rounding, on nothing else in the batch, nor on padding at
+    its end: the search of each is over by itself.
 
     >>> from reluctant.transformer import TransformerConfig
     >>> _ = torch.manual_seed(0)
@@ -105,59 +111,78 @@ def beam_search(
             "expected beam of at least 1 and a length_penalty from 0 up, got "
             f"{beam!r} and {length_penalty!r}"
         )
-    limit, fill = _limit(model, source, max_length), _fill(model)
-    cache, batch = model.start(source), len(source)
+    cache, limits = _start(model, source, max_length)
+    pad, fill, batch = model.config.pad, _fill(model), len(source)
     tokens = torch.full((batch, beam, 1), model.config.bos, device=source.device)
     precision = torch.promote_types(model.linear.weight.dtype, torch.float32)
     lengths = torch.zeros_like(tokens[..., 0])
     scores = torch.zeros_like(lengths, dtype=precision)
     scores[:, 1:] = -torch.inf  # one hypothesis to begin with
     log_p, done = scores.clone(), scores.isinf()
+    over = torch.zeros_like(limits, dtype=torch.bool)
+    slots = torch.arange(beam, device=source.device)
     first = torch.arange(batch, device=source.device)[:, None] * beam
 
     def penalty(length: Tensor) -> Tensor:
-        return ((5 + length) / 6) ** length_penalty
+        return ((5 + length.to(precision)) / 6) ** length_penalty
 
-    for _ in range(limit):
-        hope = (log_p / penalty(lengths.new_tensor(limit))).masked_fill(done, -torch.inf)
+    for step in range(_most(limits)):
+        hope = (log_p / penalty(limits)[:, None]).masked_fill(done, -torch.inf)
         settled = hope.amax(1) <= scores.masked_fill(~done, -torch.inf).amax(1)
-        if (settled if early_stop else done).all():
+        over |= (settled if early_stop else done.all(1)) | (limits == step)
+        if over.all():
             break
         logits = _next_logits(model, tokens[..., -1].reshape(-1, 1), cache)
         gain = logits.to(precision).log_softmax(-1).view(batch, beam, -1)
-        gain = gain.masked_fill(done[..., None], -torch.inf)
-        gain[..., fill].masked_fill_(done, 0.0)  # what ended has one continuation: itself
+        stays = done | over[:, None]
+        gain = gain.masked_fill(stays[..., None], -torch.inf)
+        gain[..., fill].masked_fill_(stays, 0.0)  # what stays has one continuation: itself
         total = log_p[..., None] + gain
-        lengths = lengths + ~done
-        scores, best = (total / penalty(lengths)[..., None]).flatten(1).topk(beam)
+        lengths = lengths + ~stays
+        ranked = (total / penalty(lengths)[..., None]).flatten(1)
+        # where the search is over, equals must not change places any more
+        best = ranked.topk(beam).indices.where(~over[:, None], slots * gain.size(-1) + fill)
         parent, chosen = best // gain.size(-1), best % gain.size(-1)
-        log_p = total.flatten(1).gather(1, best)
+        scores, log_p = ranked.gather(1, best), total.flatten(1).gather(1, best)
         lengths, done = lengths.gather(1, parent), done.gather(1, parent)
         parents = tokens.gather(1, parent[..., None].expand_as(tokens))
         tokens = torch.cat([parents, chosen[..., None]], 2)
-        done = done | (chosen == model.config.eos) | log_p.isinf()
+        done = done | ((chosen == model.config.eos) & ~over[:, None]) | log_p.isinf()
         cache.reorder((first + parent).flatten())
-    return Beams(tokens[..., 1:], scores)
+    tokens = tokens[..., 1:].masked_fill(log_p.isinf()[..., None], fill)
+    if pad is None:
+        left = torch.arange(tokens.size(2), device=source.device) >= lengths[..., None]
+        tokens = tokens.masked_fill(left & ~done[..., None], -1)
+    return Beams(tokens, scores)
 
 
 def _fill(model: Transformer) -> int:
     return model.config.eos if model.config.pad is None else model.config.pad
 
 
-def _limit(model: Transformer, source: Tensor, max_length: int | None) -> int:
-    """How many steps there may be; the last token chosen is not embedded any more."""
+def _start(model: Transformer, source: Tensor, max_length: int | None) -> tuple[Cache, Tensor]:
+    """A cache of the sources, and how many steps each may have.
+
+    The last token chosen is not embedded any more: a table of n positions allows n steps.
+    """
     if model.training:
         raise ReluctantError("the model is in training mode, with dropout: call model.eval() first")
     config = model.config
     room = None if config.positions == "sinusoidal" else config.max_positions
-    if max_length is None:
-        asked = source.size(-1) + 50
-        return asked if room is None else min(asked, room)
-    if max_length < 1 or (room is not None and max_length > room):
+    if max_length is not None and (max_length < 1 or (room is not None and max_length > room)):
         raise ReluctantError(
             f"max_length: expected 1 to {room or 'any number'} (max_positions), got {max_length}"
         )
-    return max_length
+    cache = model.start(source)
+    if max_length is not None:
+        return cache, source.new_full(source.shape[:1], max_length, dtype=torch.int64)
+    there = torch.ones_like(source) if config.pad is None else source != config.pad
+    limits = there.sum(1) + 50
+    return cache, limits if room is None else limits.clamp(max=room)
+
+
+def _most(limits: Tensor) -> int:
+    return max(limits.tolist(), default=0)
 
 
 def _next_logits(model: Transformer, last: Tensor, cache: Cache) -> Tensor:

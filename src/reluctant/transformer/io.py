@@ -5,7 +5,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from torch import Tensor
+from torch import Tensor, nn
 
 from reluctant.activations import Activation, names
 from reluctant.errors import ReluctantError
@@ -20,7 +20,8 @@ def save(model: Transformer, folder: str | Path) -> None:
     """Write the model to the folder, which is made if need be; each file is written atomically.
 
     Weights that are shared are written once. The weights' file repeats the config, so that `load`
-    notices files of two different saves. Engines may be in place: they are not saved.
+    notices files of two different saves, and names the weights that are not trained. Engines may be
+    in place: they are not saved.
 
     Raises ReluctantError if safetensors is not installed, or for an activation without a name.
     """
@@ -33,9 +34,12 @@ def save(model: Transformer, folder: str | Path) -> None:
             )
         values["activation"] = activation.name
     text = json.dumps(values, indent=2) + "\n"
-    tensors = {name: t.detach().cpu().contiguous() for name, t in _tensors(model).items()}
+    named = _tensors(model)
+    frozen = [n for n, t in named.items() if isinstance(t, nn.Parameter) and not t.requires_grad]
+    metadata = {"config": text, "frozen": json.dumps(frozen)}
+    tensors = {name: t.detach().cpu().contiguous() for name, t in named.items()}
     folder.mkdir(parents=True, exist_ok=True)
-    write_atomic(folder / WEIGHTS, safetensors.torch.save(tensors, {"config": text}))
+    write_atomic(folder / WEIGHTS, safetensors.torch.save(tensors, metadata))
     write_atomic(folder / CONFIG, text)
 
 
@@ -50,7 +54,9 @@ def load(folder: str | Path) -> Transformer:
         values = json.loads((folder / CONFIG).read_text(encoding="utf-8"))
         with safetensors.safe_open(folder / WEIGHTS, "pt") as file:
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-            written = json.loads((file.metadata() or {}).get("config", "{}"))
+            metadata = file.metadata() or {}
+        written = json.loads(metadata.get("config", "{}"))
+        frozen = json.loads(metadata.get("frozen", "[]"))
     except Exception as error:
         raise ReluctantError(
             f"expected {CONFIG} and {WEIGHTS}, as written by `save`, in {folder}: {error}"
@@ -72,6 +78,8 @@ def load(folder: str | Path) -> Transformer:
         model.load_state_dict(tensors, strict=False)  # the other names of shared ones are missing
     except RuntimeError as error:
         raise _mismatch(folder, str(error)) from error
+    for name, parameter in model.named_parameters():
+        parameter.requires_grad_(name not in frozen)
     return model
 
 

@@ -1,8 +1,10 @@
 """The boxes of the paper's figure 1, under their names: Vaswani et al. 2017, section 3."""
 
+import functools
 from collections.abc import Callable
 from typing import Any
 
+import numpy
 import torch
 from torch import Tensor, nn
 
@@ -13,15 +15,27 @@ from reluctant.transformer.cache import Cache, KeyValues, Past
 from reluctant.transformer.config import TransformerConfig
 
 
-def sinusoids(length: int, d_model: int) -> Tensor:
+def sinusoids(length: int, d_model: int, xp: Any = torch) -> Any:
     """Section 3.5: sin(p / 10000^(i / d_model)) at even i, the cosine after it; float64.
+
+    xp: torch or numpy, which makes it.
 
     >>> sinusoids(2, 4)[0]
     tensor([0., 1., 0., 1.], dtype=torch.float64)
     """
-    rates = 10000.0 ** (-torch.arange(0, d_model, 2, dtype=torch.float64) / d_model)
-    angles = torch.arange(length, dtype=torch.float64)[:, None] * rates
-    return torch.stack([angles.sin(), angles.cos()], -1).flatten(1)
+    kind: dict[str, Any] = {"dtype": xp.float64, "device": "cpu"}
+    rates = 10000.0 ** (-xp.arange(0, d_model, 2, **kind) / d_model)
+    angles = xp.arange(length, **kind)[:, None] * rates
+    return xp.stack([xp.sin(angles), xp.cos(angles)], -1).reshape(-1, d_model)
+
+
+@functools.lru_cache(maxsize=8)
+def _kept_sinusoids(length: int, d_model: int) -> Any:
+    """Kept as numpy's: none of torch's modes and transforms is in an array, nor can it leave one.
+
+    A tensor made under fake tensors, inference mode or torch.func would be no good afterwards.
+    """
+    return sinusoids(length, d_model, numpy)
 
 
 class PositionalEncoding(nn.Module):
@@ -29,7 +43,6 @@ class PositionalEncoding(nn.Module):
 
     def __init__(self, config: TransformerConfig) -> None:
         super().__init__()
-        self._sinusoids = torch.empty(0)  # as many as were needed so far
         table = torch.zeros(config.max_positions, config.d_model)
         self.register_buffer("table", table if config.positions == "fixed" else None)
         if config.positions == "learned":
@@ -38,20 +51,22 @@ class PositionalEncoding(nn.Module):
     def forward(self, x: Tensor, start: int = 0) -> Tensor:
         """x: (batch, n, d_model), of which the first is position `start`; the same shape."""
         stop = start + x.size(1)
-        table: Tensor = self._sinusoidal(x, stop) if self.table is None else self.table
-        if len(table) < stop:
+        if self.table is None:
+            return x + self._sinusoidal(x, start, stop)
+        if len(self.table) < stop:
             raise ReluctantError(
-                f"expected at most max_positions={len(table)} positions, got {stop}: shorten the "
-                "input, or train a model with more positions"
+                f"expected at most max_positions={len(self.table)} positions, got {stop}: shorten "
+                "the input, or train a model with more positions"
             )
-        return x + table[start:stop]
+        return x + self.table[start:stop]
 
-    def _sinusoidal(self, x: Tensor, stop: int) -> Tensor:
-        table = self._sinusoids
-        if len(table) < stop or table.dtype != x.dtype or table.device != x.device:
-            with torch.inference_mode(False):
-                table = self._sinusoids = sinusoids(max(2 * stop, 256), x.size(-1)).to(x)
-        return table
+    @staticmethod
+    def _sinusoidal(x: Tensor, start: int, stop: int) -> Tensor:
+        if torch.compiler.is_compiling() or not isinstance(stop, int):  # a tracer's symbol
+            table: Tensor = sinusoids(stop, x.size(-1))[start:]
+            return table.to(x.device, x.dtype)
+        kept = _kept_sinusoids(max(256, 1 << (stop - 1).bit_length()), x.size(-1))
+        return torch.tensor(kept[start:stop], dtype=x.dtype, device=x.device)
 
 
 class AddNorm(nn.Module):

@@ -41,18 +41,31 @@ class Transformer(nn.Module):
     def __init__(self, config: TransformerConfig) -> None:
         super().__init__()
         self.config = config
-        self.input_embedding = nn.Embedding(config.source_vocab, config.d_model)
+        gradients: dict[str, Any] = {"sparse": config.sparse}
+        gradients |= {"scale_grad_by_freq": config.scale_grad_by_freq}
+        self.input_embedding = nn.Embedding(
+            *(config.source_vocab, config.d_model, config.source_padding_idx), **gradients
+        )
         self.input_positions = PositionalEncoding(config)
         self.encoder = Encoder(config)
-        self.output_embedding = self.input_embedding
-        if config.target_vocab is not None:
-            self.output_embedding = nn.Embedding(config.target_vocab, config.d_model)
+        shared = self.input_embedding.weight if config.target_vocab is None else None
+        # A module of its own, too, where the weight is shared: in one with two names torch.func's
+        # functional_call leaves behind what it was lent.
+        self.output_embedding = nn.Embedding(
+            *(config.targets, config.d_model, config.target_padding_idx),
+            **(gradients if shared is None else gradients | {"_weight": shared.detach()}),
+        )
+        if shared is not None:
+            self.output_embedding.weight = shared
         self.output_positions = PositionalEncoding(config)
+        if config.positions == "learned" and config.tied_positions:
+            self.output_positions.table = self.input_positions.table
         self.decoder = Decoder(config)
         self.linear = nn.Linear(config.d_model, config.targets, config.output_bias)
         if config.tied:
             self.linear.weight = self.output_embedding.weight
-        self.dropout = nn.Dropout(config.dropout)
+        dropout = config.embedding_dropout
+        self.dropout = nn.Dropout(config.dropout if dropout is None else dropout)
         self.scale = config.embedding_scale or math.sqrt(config.d_model)
         self._initialise()
 
@@ -61,10 +74,15 @@ class Transformer(nn.Module):
         for parameter in self.parameters():
             if parameter.dim() > 1:
                 nn.init.xavier_uniform_(parameter)
+        sides = [self.input_embedding, self.output_embedding]
+        for embedding in sides if self.config.target_vocab is not None else sides[:1]:
+            nn.init.normal_(embedding.weight, std=1 / self.scale)
+        for embedding in sides:
+            if embedding.padding_idx is not None:
+                with torch.no_grad():
+                    embedding.weight[embedding.padding_idx].zero_()
         for module in self.modules():
-            if isinstance(module, nn.Embedding):
-                nn.init.normal_(module.weight, std=1 / self.scale)
-            elif isinstance(module, nn.Linear) and module.bias is not None:
+            if isinstance(module, nn.Linear) and module.bias is not None:
                 nn.init.zeros_(module.bias)
 
     @classmethod

@@ -1,5 +1,6 @@
 """OpenVINO: float32, bfloat16, and int8 weights."""
 
+import sys
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -36,6 +37,16 @@ def int8(layers: Sequence[FeedForward], tokens: int) -> Peer:
     return _peer("OpenVINO int8", layers, tokens, _compressed, is_exact=False, **settings)
 
 
+def without_telemetry() -> Any:
+    """The package `openvino`. By itself its import tells Intel of it, from a forked process (which
+    has crashed here): without `openvino_telemetry` it takes a stub of its own.
+    """
+    sys.modules.setdefault("openvino_telemetry", None)  # type: ignore[arg-type]  # that is: none
+    import openvino  # noqa: PLC0415  optional, as are all peers
+
+    return openvino
+
+
 def _plain(part: nn.Linear) -> Any:
     from openvino import opset13 as op  # noqa: PLC0415  optional, as are all peers
 
@@ -59,8 +70,7 @@ def _peer(
     is_exact: bool = True,
     **settings: str,
 ) -> Peer:
-    import openvino as ov  # noqa: PLC0415
-
+    ov = without_telemetry()
     core = ov.Core()
 
     def one(layer: FeedForward) -> Callable[[Any], Any]:

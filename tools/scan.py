@@ -1,4 +1,4 @@
-"""Surgery on every architecture of the installed transformers: `python -m reluctant.surgery.scan`.
+"""Surgery on every architecture of the installed transformers: `python -m tools.scan`.
 
 Each architecture's base model is built from a tiny configuration in a process of its own, with a
 limit on time and memory; its answers are compared before and after `optimize`. Writes the counts to
@@ -27,7 +27,7 @@ from torch.utils._pytree import tree_leaves
 
 import reluctant
 from reluctant.files import write_atomic
-from reluctant.surgery.tiny import inputs, tiny_config, tiny_model
+from tools.tiny import inputs, tiny_config, tiny_model
 
 SECONDS, MEMORY, AT_ONCE = 60, 8 * 2**30, 2  # of the processor; bytes; processes
 
@@ -203,7 +203,7 @@ def page(findings: list[Finding]) -> str:
     lines = [
         "# Which models are served",
         "",
-        f"Written by `python -m reluctant.surgery.scan` (`make families`) on "
+        f"Written by `python -m tools.scan` (`make families`) on "
         f"{datetime.now(UTC):%Y-%m-%d}, transformers {transformers.__version__}, torch "
         f"{torch.__version__}. One base model for each configuration that `AutoModel` knows, from "
         "its default activation and a tiny size, random weights. Models that such a size or "

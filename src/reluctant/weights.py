@@ -1,38 +1,20 @@
 """The weights of one feed-forward layer as rows: a neuron is a key and a value.
 
-One storage serves every way of computing: the value rows are W2 transposed, and W2 stays visible
-to the model as their transposed view. Everything is read off the live `nn.Linear`s at each call, so
-that a replaced or re-typed parameter is never missed.
+Everything is read off the live `nn.Linear`s at each call, so that a replaced or re-typed parameter
+is never missed; and no weight is ever moved in memory, since others may see it there: processes
+that share it, views of one flat vector, a `state_dict`, an optimizer. Where a neuron's weights lie
+on end, kernels read them in place; where they lie in a column, as those of an `nn.Linear`'s W2 do,
+kernels read a copy of the engine's own.
 """
 
 from dataclasses import dataclass
 from typing import Any
 
+import numpy.typing as npt
+import torch
 from torch import Tensor, nn
-from torch.optim.optimizer import register_optimizer_step_post_hook
 
 from reluctant.errors import ReluctantError
-
-_NO_GATE = {"weight": None, "bias": None}
-_steps = 0  # optimizer steps of this process: fused optimizers do not raise a tensor's version
-
-
-def _count_step(*_: Any) -> None:
-    global _steps  # noqa: PLW0603
-    _steps += 1
-
-
-register_optimizer_step_post_hook(_count_step)
-
-
-def _mark(tensor: Tensor | None) -> tuple[Any, ...] | None:
-    if tensor is None:
-        return None
-    try:
-        version = tensor._version
-    except RuntimeError:  # made in inference mode
-        version = -1
-    return (tensor.data_ptr(), version, tensor.dtype, tensor.stride())
 
 
 def is_norm(module: nn.Module, d_ff: int) -> bool:
@@ -95,22 +77,22 @@ class Neurons:
     @property
     def d_model(self) -> int:
         """Length of a key and of a value."""
-        return self.up.in_features
+        return self.keys.shape[1]
 
     @property
     def d_ff(self) -> int:
         """Number of neurons."""
-        return self.up.out_features
+        return self.keys.shape[0]
 
     @property
     def keys(self) -> Tensor:
         """(d_ff, d_model): row i is column i of W1."""
-        return self.up.weight
+        return self.tensors()[0]  # type: ignore[no-any-return]
 
     @property
     def values(self) -> Tensor:
         """(d_ff, d_model): row i is row i of W2. A view of `down.weight`, without gradients."""
-        return self.down.weight.data.t()  # .data: detach() fails on tensors of inference mode
+        return self.tensors()[2].data.t()  # type: ignore[no-any-return]
 
     @property
     def norm_weight(self) -> Tensor | None:
@@ -124,39 +106,50 @@ class Neurons:
 
     def tensors(self) -> tuple[Any, ...]:
         """W1 (as keys), b1, `down.weight`, b2, the gate's two: as they are now, None if absent."""
-        up, down = self.up._parameters, self.down._parameters
-        gate: Any = _NO_GATE if self.gate is None else self.gate._parameters
-        return (
-            *(up["weight"], up["bias"], down["weight"], down["bias"]),
-            *(gate["weight"], gate["bias"]),
-        )
+        gate = self.gate
+        try:  # read as such: on every call, and cheaper than attributes
+            up, down = self.up._parameters, self.down._parameters
+            four = up["weight"], up["bias"], down["weight"], down["bias"]
+            if gate is None:
+                return (*four, None, None)
+            return (*four, gate._parameters["weight"], gate._parameters["bias"])
+        except KeyError:  # pruned, or parametrized: an attribute of another kind
+            two = (None, None) if gate is None else (gate.weight, gate.bias)
+            return (self.up.weight, self.up.bias, self.down.weight, self.down.bias, *two)
 
-    def stamp(self) -> tuple[Any, ...]:
-        """Where the weights lie, as what, and how often they were written: equal as long as torch
-        knows of no change. Biases and the norm's weight are read afresh at every call, so their
-        version does not matter.
-        """
-        up, down = self.up._parameters, self.down._parameters
-        b1, b2 = up["bias"], down["bias"]
-        marks = (
-            _mark(up["weight"]),
-            _mark(down["weight"]),
-            0 if b1 is None else b1.data_ptr(),
-            0 if b2 is None else b2.data_ptr(),
-            _steps,
-        )
-        if self.norm is not None:
-            weight: Any = self.norm._parameters["weight"]
-            lies = (weight.data_ptr(), weight.dtype, weight.shape, weight.stride())
-            marks = (*marks, lies, self.eps)  # type: ignore[assignment]
-        if self.gate is None:
-            return marks
-        gate = self.gate._parameters
-        bias = gate["bias"]
-        return (*marks, _mark(gate["weight"]), 0 if bias is None else bias.data_ptr())
 
-    def lay_out(self) -> None:
-        """Store W2 as contiguous value rows. Shape, value and identity of the parameter stay."""
-        weight = self.down.weight
-        if not weight.t().is_contiguous():
-            weight.data = weight.data.t().contiguous().t()
+def stored_as(weight: Tensor) -> tuple[Tensor, bool] | None:
+    """A weight (d_ff, d_model) as contiguous rows of the live memory, and whether these are its
+    columns; None if its memory has another order.
+    """
+    weight = weight.data  # detach() fails on tensors of inference mode
+    if weight.is_contiguous():
+        return weight, False
+    return (weight.t(), True) if weight.t().is_contiguous() else None
+
+
+@dataclass(frozen=True)
+class Matrix:
+    """One of a layer's matrices as the kernels read it.
+
+    stored: the live memory, contiguous: (d_ff, d_model), or (d_model, d_ff). rows: (d_ff, d_model),
+    contiguous: `stored`, or, if `copied`, its columns.
+    """
+
+    stored: Tensor
+    rows: Tensor
+    copied: bool
+
+    @staticmethod
+    def of(weight: Tensor) -> "Matrix":
+        """Of a weight (d_ff, d_model) for which there is a `stored_as`."""
+        stored, columns = stored_as(weight) or (weight.data, False)
+        return Matrix(stored, stored.t().contiguous() if columns else stored, columns)
+
+
+def as_array(tensor: Tensor) -> npt.NDArray[Any]:
+    """A contiguous CPU tensor for the kernels, in place: float32, or bfloat16 as uint16."""
+    if tensor.dtype == torch.bfloat16:
+        tensor = tensor.view(torch.uint16)
+    array: npt.NDArray[Any] = tensor.numpy()
+    return array

@@ -1,0 +1,142 @@
+"""`reluctant bench`."""
+
+import sys
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from reluctant.cli.common import FAILED, JsonFile, clean_exit, listed, progress
+from reluctant.errors import ReluctantError
+from reluctant.files import write_json
+
+
+def bench(
+    phases: Annotated[
+        str, typer.Option(metavar="NAMES", help="decode (1 token), few (2-16), many (more).")
+    ] = "",
+    shapes: Annotated[
+        str, typer.Option(metavar="SHAPES", help="As 1024/4096,1024/2816g (g: gated).")
+    ] = "",
+    dtypes: Annotated[str, typer.Option(metavar="NAMES", help="float32,bfloat16.")] = "",
+    densities: Annotated[
+        str, typer.Option(metavar="PERCENT", help="Shares of active neurons, as 1,4,32.")
+    ] = "",
+    tokens: Annotated[str, typer.Option(metavar="NUMBERS", help="Rows of x, as 1,8,512.")] = "",
+    states: Annotated[
+        str, typer.Option(metavar="NAMES", help="cold (a model's layers in turn), warm (one).")
+    ] = "",
+    activation: Annotated[str, typer.Option(help="relu, or gelu: the dense way.")] = "relu",
+    peers: Annotated[
+        str, typer.Option(metavar="NAMES", help="Some of the peers; none: eager only.")
+    ] = "",
+    real: Annotated[bool, typer.Option("--real", help="A trained model's layers only.")] = False,
+    rounds: Annotated[
+        int | None, typer.Option(min=1, help="Turns of each: 5, --quick and --plot 4, --crowded 8.")
+    ] = None,
+    quick: Annotated[bool, typer.Option("--quick", help="A look at each phase.")] = False,
+    plot: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE", help="Measure what its two panels need, and draw them."),
+    ] = None,
+    rows_from: Annotated[
+        Path | None,
+        typer.Option("--from", metavar="FILE", help="With --plot: draw what --json has written."),
+    ] = None,
+    full: Annotated[bool, typer.Option("--full", help="The whole grid: hours.")] = False,
+    crowded: Annotated[
+        bool, typer.Option("--crowded", help="Beside busy processes; eager is the only peer.")
+    ] = False,
+    limited_to: Annotated[
+        str | None,
+        typer.Option("--as", metavar="avx2", help="As on a processor with no more than that."),
+    ] = None,
+    json: JsonFile = None,
+) -> None:
+    """Time layers beside torch eager and compiled, oneDNN, ONNX Runtime and OpenVINO.
+
+    Without options: every claim of the README. Options that choose what is measured are
+    multiplied with each other: all their combinations. Exit code 1 if an output is off by more than
+    its dtype's rounding.
+    """
+    with clean_exit(json):
+        from rich.console import Console  # noqa: PLC0415
+
+        from reluctant.bench import grid, limited, run_bench  # noqa: PLC0415
+        from reluctant.bench import plot as picture  # noqa: PLC0415
+        from reluctant.bench.peers import BUILDERS  # noqa: PLC0415
+        from reluctant.bench.table import show  # noqa: PLC0415
+
+        picked: dict[str, Any] = {
+            "phases": listed(phases, str),
+            "shapes": listed(shapes, grid.Shape.parse),
+            "dtypes": listed(dtypes, str),
+            "densities": [p / 100 for p in listed(densities, float)],
+            "tokens": listed(tokens, int),
+            "states": listed(states, str),
+        }
+        wholes = {"quick": quick, "full": full, "real": real, "plot": plot is not None}
+        wholes["crowded"] = crowded
+        whole = [name for name, on in wholes.items() if on]
+        picks = [f"--{name}" for name, values in picked.items() if values]
+        picks += ["--activation"] * (activation != "relu")
+        picks += ["--peers"] * (crowded and peers != "")
+        if len(whole) > 1 or (whole and picks):
+            both = " and ".join([f"--{name}" for name in whole] + picks)
+            raise ReluctantError(f"expected one selection, got {both}: leave one out")
+        limited.ensure(limited_to, sys.argv[1:])
+        if plot is not None:
+            picture.check(plot)
+        if rows_from is not None:
+            if plot is None or json is not None:
+                raise ReluctantError("--from draws a picture: it goes with --plot, without --json")
+            picture.draw(picture.load(rows_from), plot)
+            return
+        if crowded:
+            _crowded(rounds or 8, limited_to, json)
+            return
+        names = limited.peers(limited_to, listed(peers, str))
+        names = names or list(grid.SWEEP_PEERS if plot else BUILDERS)
+        if quick and not peers:
+            names.remove("compile")  # minutes of compiling, for what oneDNN's row shows as well
+        if picks:
+            cells = grid.choose(**picked, activation=activation)
+        else:
+            selections = {"quick": grid.quick, "full": grid.full, "real": grid.real}
+            selections |= {"plot": grid.sweep, "usual": grid.usual}
+            cells = selections[whole[0] if whole else "usual"]()
+        with progress() as bar:
+            task = bar.add_task("starting", total=len(cells))
+            result = run_bench(
+                cells,
+                rounds=rounds or (4 if quick or plot else 5),
+                names=[] if names == ["none"] else names,
+                limited_to=limited_to,
+                on_progress=lambda what, done: bar.update(task, description=what, completed=done),
+            )
+        show(result, Console())
+        if json is not None:
+            write_json(json, result.to_json())
+        if plot is not None:
+            picture.draw(result.rows, plot)
+        if not result.agree:
+            raise typer.Exit(FAILED)
+
+
+def _crowded(rounds: int, limited_to: str | None, json: Path | None) -> None:
+    from rich.console import Console  # noqa: PLC0415
+
+    from reluctant.bench import crowded  # noqa: PLC0415
+
+    with progress() as bar:
+        task = bar.add_task("starting", total=crowded.STEPS)
+        result = crowded.run_crowded(
+            rounds=rounds,
+            limited_to=limited_to,
+            on_progress=lambda what, done: bar.update(task, description=what, completed=done),
+        )
+    crowded.show(result, Console())
+    if json is not None:
+        write_json(json, result.to_json())
+    if not result.agree:
+        raise typer.Exit(FAILED)

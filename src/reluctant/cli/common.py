@@ -1,0 +1,76 @@
+"""What all commands share: exit codes, messages, progress."""
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, TypeVar
+
+import typer
+
+from reluctant.errors import ReluctantError
+from reluctant.files import check_writable
+from reluctant.missing import numba_for
+
+if TYPE_CHECKING:
+    from rich.progress import Progress
+
+T = TypeVar("T")
+
+FAILED, UNUSABLE, INTERRUPTED = 1, 2, 130
+
+JsonFile = Annotated[
+    Path | None,
+    typer.Option("--json", metavar="FILE", help="Write the figures there too, as JSON."),
+]
+
+
+@contextmanager
+def clean_exit(json: Path | None) -> Iterator[None]:
+    """One line and an exit code instead of a traceback, for what is not a defect of ours.
+
+    Args:
+        json: where the result will be written; checked before the long run, not after it.
+    """
+    try:
+        if json is not None:
+            check_writable(json)
+        with numba_for("this command"):
+            yield
+    except ReluctantError as error:
+        typer.echo(f"reluctant: {error}", err=True)
+        raise typer.Exit(UNUSABLE) from error
+
+
+def progress() -> "Progress":
+    """A progress bar on stderr, so that stdout holds the figures and nothing else."""
+    from rich.progress import (  # noqa: PLC0415  Help needs none of this
+        BarColumn,
+        MofNCompleteColumn,
+        Progress,
+        TextColumn,
+        TimeElapsedColumn,
+        TimeRemainingColumn,
+    )
+
+    from reluctant.announce import console  # noqa: PLC0415
+
+    return Progress(
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+        TimeRemainingColumn(),
+        console=console(),
+        transient=True,
+    )
+
+
+def listed(text: str, kind: Callable[[str], T]) -> list[T]:
+    """The values of an option that takes several, separated by commas."""
+    parts = [part.strip() for part in text.split(",") if part.strip()]
+    try:
+        return [kind(part) for part in parts]
+    except ReluctantError:
+        raise
+    except ValueError as error:
+        raise ReluctantError(f"expected numbers separated by commas, got {text!r}") from error

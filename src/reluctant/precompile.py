@@ -1,0 +1,96 @@
+"""All kernels compiled beforehand, so that no first call has to wait: for images of containers.
+
+Numba compiles a function for the kinds of its arguments. Small layers of every kind that an engine
+serves, called in every way, ask for all of them.
+"""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import NamedTuple
+
+import torch
+from torch import nn
+
+from reluctant.activations import resolve
+from reluctant.engine import Engine
+from reluctant.errors import ReluctantError
+from reluctant.kernels.entry import run_at
+from reluctant.kernels.team import team_of
+from reluctant.sketch import SERVED
+from reluctant.ways import NEVER_ABOVE, Limits
+
+D_MODEL, D_FF = 32, 64
+FORCED = {  # the way, the tokens that show it, and limits that leave no other
+    "few tokens": (1, Limits(NEVER_ABOVE, 0, 0)),
+    "many tokens, screened": (20, Limits(0, NEVER_ABOVE, 0)),
+    "many tokens": (20, Limits(0, 0, NEVER_ABOVE)),
+}
+
+
+class Kind(NamedTuple):
+    """A kind of layer, and a way to call it."""
+
+    dtype: torch.dtype
+    gated: bool
+    normed: bool
+    way: str
+
+    def __str__(self) -> str:
+        extras = ", gated" * self.gated + ", normed" * self.normed
+        return f"{str(self.dtype).removeprefix('torch.')}{extras}: {self.way}"
+
+
+def kinds() -> list[Kind]:
+    """All that there are.
+
+    >>> str(kinds()[0])
+    'float32: few tokens'
+    """
+    layers = [(False, False), (True, False), (False, True)]
+    few, screened, _ = FORCED
+    return [
+        *(Kind(torch.float32, False, False, way) for way in FORCED),
+        Kind(torch.float32, True, False, screened),
+        *(Kind(torch.float32, *layer, few) for layer in layers[1:]),
+        *(Kind(d, *layer, few) for d in SERVED if d != torch.float32 for layer in layers),
+    ]
+
+
+@torch.no_grad()
+def compile_one(kind: Kind) -> str:
+    """Compile what a layer of this kind needs, or load it from where it is kept.
+
+    Gives the way that the layer then went: "dense" where the processor has no other.
+    """
+    up, down = nn.Linear(D_MODEL, D_FF), nn.Linear(D_FF, D_MODEL)
+    engine = Engine(
+        up.to(kind.dtype),
+        down.to(kind.dtype),
+        resolve("relu"),
+        gate=nn.Linear(D_MODEL, D_FF).to(kind.dtype) if kind.gated else None,
+        norm=nn.RMSNorm(D_FF, eps=1e-5).to(kind.dtype) if kind.normed else None,
+    )
+    tokens, engine.forced = FORCED[kind.way]
+    engine(torch.zeros(tokens, D_MODEL, dtype=kind.dtype))
+    return max(engine.calls, key=lambda way: engine.calls[way])
+
+
+def compile_all(on_kind: Callable[[str], object] = lambda kind: None) -> Path:
+    """Compile all kernels for this processor, and say where the code is kept.
+
+    on_kind: is told what comes next.
+
+    Raises:
+        ReluctantError: it can be kept nowhere.
+    """
+    place = run_at.stats.cache_path
+    if place is None:
+        raise ReluctantError(
+            "expected a folder for compiled code that can be written to, found none: set "
+            "NUMBA_CACHE_DIR to one, here and where the code is to be used"
+        )
+    for kind in kinds():
+        on_kind(str(kind))
+        compile_one(kind)
+    team_of(2)  # these layers are too small to be shared among threads
+    return Path(place)

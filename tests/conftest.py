@@ -1,0 +1,30 @@
+"""No test goes by what this machine's user has measured, or changes it."""
+
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from reluctant import tables, ways
+
+# OpenVINO would report each import of it to its makers, from a process that is forked for that.
+sys.modules.setdefault("openvino_telemetry", None)  # type: ignore[arg-type]
+
+
+@pytest.fixture(autouse=True, scope="session")
+def no_table_of_this_user(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    empty = tmp_path_factory.mktemp("cache")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(tables, "folder", lambda: empty)
+        ways.forget()
+        yield
+
+
+@pytest.fixture
+def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """A cache folder of this test's own, not there yet."""
+    monkeypatch.setattr(tables, "folder", lambda: tmp_path / "cache")
+    ways.forget()
+    yield tmp_path / "cache"
+    ways.forget()
