@@ -11,6 +11,7 @@ from reluctant.engine import Engine
 from reluctant.errors import ReluctantError
 from reluctant.surgery.agree import agree
 from reluctant.surgery.find import LOOKED_FOR, examine
+from reluctant.surgery.gain import gain
 from reluctant.surgery.inline import prove, show
 from reluctant.surgery.modes import is_transformed, plainly
 from reluctant.surgery.report import Entry, Report
@@ -196,7 +197,8 @@ def _unfit(site: Site, reason: str, *, refused: bool) -> Unfit:
 def _served(name: str, seat: Seat, new: bool) -> Entry:
     site = seat.site
     reason = "" if new else "served already"
-    return Entry(name, site.activation.name, site.d_model, site.d_ff, reason, seat.engine)
+    sizes = site.d_model, site.d_ff
+    return Entry(name, site.activation.name, *sizes, reason, seat.engine, gain(seat.engine))
 
 
 def _left(name: str, unfit: Unfit) -> Entry:
