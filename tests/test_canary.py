@@ -73,6 +73,7 @@ OWNERS: dict[str, Callable[[], Any]] = {
     "_is_tracing": lambda: torch._C,
     "_len_torch_function_stack": lambda: torch._C,
     "_get_function_stack_at": lambda: torch._C,
+    "_make_wrapper_subclass": lambda: torch.Tensor,
     "_device": lambda: sys.modules[import_module("torch.utils._device").__package__],
     "_post_accumulate_grad_hooks": lambda: nn.Linear(1, 1).weight,
     "_current_level": lambda: torch.autograd.forward_ad,

@@ -1,6 +1,7 @@
 """Layers at the edge of what is a layer, beside good ones: served or refused, each by itself."""
 
 import copy
+from inspect import unwrap
 from typing import Any
 
 import pytest
@@ -74,7 +75,7 @@ class Odd(nn.Module):
 def test_one_layer_that_raises_leaves_the_others(monkeypatch: pytest.MonkeyPatch) -> None:
     model = nn.Sequential(Own(), FeedForward(D, D_FF), stack(D, D_FF)).eval()
     twin = copy.deepcopy(model)
-    engine = optimize.__globals__["Engine"]
+    engine = unwrap(optimize).__globals__["Engine"]
     seen: list[object] = []
 
     def fails(*args: Any, **kwargs: Any) -> Any:
@@ -83,7 +84,7 @@ def test_one_layer_that_raises_leaves_the_others(monkeypatch: pytest.MonkeyPatch
             raise MemoryError("no room\nfor this")
         return engine(*args, **kwargs)
 
-    monkeypatch.setitem(optimize.__globals__, "Engine", fails)
+    monkeypatch.setitem(unwrap(optimize).__globals__, "Engine", fails)
     before = dict(model[1].__dict__)
     report = optimize(model)
     assert [entry.name for entry in report.swapped] == ["0", "2"]

@@ -1,6 +1,7 @@
 """What the report says, and what bad calls do."""
 
 import io
+from inspect import unwrap
 from typing import Any
 
 import pytest
@@ -31,6 +32,42 @@ def test_the_report_prints_as_a_table() -> None:
     assert "1 swapped, 1 refused, 1 untouched" in str(report)
     alone = str(optimize(FeedForward(D, D_FF)))
     assert "(the model itself)" in alone
+
+
+def stack(activation: nn.Module, d_ff: int = 1024) -> nn.Module:
+    return nn.Sequential(nn.Linear(256, d_ff), activation, nn.Linear(d_ff, 256))
+
+
+def test_the_report_says_what_each_layer_can_gain() -> None:
+    model = nn.ModuleDict(
+        {
+            "plain": stack(nn.ReLU()),
+            "short": stack(nn.ReLU()).bfloat16(),
+            "long": stack(nn.ReLU()).double(),
+            "smooth": stack(nn.GELU()),
+            "slow": stack(nn.Hardsigmoid()),
+            "refused": stack(nn.PReLU()),
+            "untouched": nn.Sequential(nn.Linear(D, 8), nn.Linear(8, D)),
+        }
+    )
+    before = [(p.data_ptr(), p.stride(), p._version) for p in model.parameters()]
+    report = optimize(model, way="few")
+    gains = {e.name: e.gain for e in report.swapped}
+    assert {n for n, g in gains.items() if g == "sparse"} == {"plain", "short"}
+    assert gains["long"].startswith("dense only: float64 weights (the sparse ways serve float32")
+    assert gains["smooth"] == "dense only: gelu has no range where it is exactly zero"
+    assert gains["slow"] == "dense only: no kernel computes hardsigmoid"
+    assert [e.sparse for e in report.swapped] == [g == "sparse" for g in gains.values()]
+    assert {e.gain for e in (*report.refused, *report.untouched)} == {""}
+    text = " ".join(str(report).replace("│", " ").split())
+    assert "swapped: sparse" in text
+    assert "gelu has no range" in text
+    assert [(p.data_ptr(), p.stride(), p._version) for p in model.parameters()] == before
+    assert {e.gain for e in optimize(model, way="dense").swapped} == {
+        "dense only: pinned to the dense way"
+    }
+    (entry,) = optimize(stack(nn.ReLU(), 1)).swapped
+    assert entry.gain == "sparse" or "too few" in entry.gain
 
 
 @pytest.mark.parametrize(
@@ -67,7 +104,7 @@ def test_an_interrupted_swap_is_undone(monkeypatch: pytest.MonkeyPatch) -> None:
             raise KeyboardInterrupt
         return engine(*args, **kwargs)
 
-    names = optimize.__globals__
+    names = unwrap(optimize).__globals__
     engine = names["Engine"]
     monkeypatch.setitem(names, "Engine", interrupt)
     with pytest.raises(KeyboardInterrupt):

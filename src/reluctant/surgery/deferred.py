@@ -46,13 +46,13 @@ class Deferred(Tensor):
             Deferred, shape, dtype=x.dtype, device=x.device
         )
         held = made.__dict__
-        held["_compute"], held["_touched"], held["_real"] = compute, touched, None
-        held["_modes"] = torch.is_grad_enabled(), torch.is_inference_mode_enabled()
+        held["compute"], held["touched"], held["real"] = compute, touched, None
+        held["modes"] = torch.is_grad_enabled(), torch.is_inference_mode_enabled()
         return made
 
     @property
     def computed(self) -> bool:
-        return self.__dict__["_real"] is not None
+        return self.__dict__["real"] is not None
 
     @classmethod
     def __torch_function__(
@@ -76,7 +76,7 @@ class Deferred(Tensor):
     ) -> Any:
         """For code in C++, which asks no `__torch_function__`; autograd has been by then."""
         leaves = [leaf for leaf in tree_leaves((args, kwargs)) if type(leaf) is Deferred]
-        if any("_trying" in leaf.__dict__ for leaf in leaves):
+        if any("trying" in leaf.__dict__ for leaf in leaves):
             raise _Dispatched
         if any(resolve(leaf, str(func)).requires_grad for leaf in leaves):
             raise NotImplementedError(f"{func} was called from C++, past autograd")
@@ -89,15 +89,15 @@ def resolve(tensor: Any, why: str = "") -> Any:
     if type(tensor) is not Deferred:
         return tensor
     held = tensor.__dict__
-    if held["_real"] is None:
-        held["_touched"](why)
-        gradients, inference = held["_modes"]
+    if held["real"] is None:
+        held["touched"](why)
+        gradients, inference = held["modes"]
         off = torch.autocast("cpu", enabled=False)
         # inference_mode(False) switches gradients on
         with torch.inference_mode(inference), torch.set_grad_enabled(gradients), off:
-            held["_real"] = held["_compute"]()
-        held["_compute"] = None
-    return held["_real"]
+            held["real"] = held["compute"]()
+        held["compute"] = None
+    return held["real"]
 
 
 class _Dispatched(Exception):  # noqa: N818 - not an error
@@ -110,14 +110,14 @@ def _hands_on(func: Any, first: Deferred, args: Any, kwargs: Any) -> bool:
         p, training, _ = _dropout(*args[1:], **kwargs)
         return not training or p == 0
     if func in _HANDS_ON:
-        first.__dict__["_trying"] = True
+        first.__dict__["trying"] = True
         try:
             with _plain():
                 return func(*args, **kwargs) is first
         except _Dispatched:
             return False
         finally:
-            del first.__dict__["_trying"]
+            del first.__dict__["trying"]
     return False
 
 

@@ -197,8 +197,8 @@ class Serving:
             return live(resolve(z, "the activation, twice"))  # type: ignore[no-any-return]
         held = z.__dict__
         if self.site.inplace:
-            held["role"], compute = "active", held["_compute"]
-            held["_compute"] = lambda: live(compute())
+            held["role"], compute = "active", held["compute"]
+            held["compute"] = lambda: live(compute())
             return z
         return self._make(held["given"], "active", lambda: live(resolve(z, "the activation")))
 

@@ -11,6 +11,7 @@ from reluctant.engine import Engine
 from reluctant.errors import ReluctantError
 from reluctant.surgery.agree import agree
 from reluctant.surgery.find import LOOKED_FOR, examine
+from reluctant.surgery.gain import gain
 from reluctant.surgery.inline import prove, show
 from reluctant.surgery.modes import is_transformed, plainly
 from reluctant.surgery.report import Entry, Report
@@ -150,16 +151,15 @@ def _serve_again(module: nn.Module, way: str) -> Seat | None:
 
 def _serve(module: nn.Module, site: Site, way: str) -> Seat | Unfit:
     """Put an engine into the module if it computes what the module does."""
-    watched = list[Any]()
+    shown = list[Any]()
     try:
         parts = site.up, site.down, site.activation
         engine = Engine(*parts, gate=site.gate, norm=site.norm, way=way)
         if site.row is not None:
-            watched = prove(module, site)
+            shown = prove(module, site)
         with still(module, keeps=site.row is not None) as twin:
             _compare(twin(module), site, engine)
-        seat = put_in(module, site, engine, watched)
-        seat.state = site.state(module)
+        seat = put_in(module, site, engine, shown)
     except (ReluctantError, Unfit) as error:
         return _unfit(site, str(error), refused=getattr(error, "refused", True))
     except Exception as error:
@@ -197,7 +197,8 @@ def _unfit(site: Site, reason: str, *, refused: bool) -> Unfit:
 def _served(name: str, seat: Seat, new: bool) -> Entry:
     site = seat.site
     reason = "" if new else "served already"
-    return Entry(name, site.activation.name, site.d_model, site.d_ff, reason, seat.engine)
+    sizes = site.d_model, site.d_ff
+    return Entry(name, site.activation.name, *sizes, reason, seat.engine, gain(seat.engine))
 
 
 def _left(name: str, unfit: Unfit) -> Entry:

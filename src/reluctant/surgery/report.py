@@ -8,6 +8,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from reluctant.engine import Engine
+from reluctant.surgery.gain import SPARSE
 
 
 @dataclass(frozen=True)
@@ -16,7 +17,8 @@ class Entry:
 
     name: as in `model.named_modules()`; "" is the model itself.
     activation, d_model, d_ff: as far as known. reason: why it is in this part of the report.
-    engine: of a served layer; its `calls` counts, its `way` pins.
+    engine: of a served layer; its `calls` counts, its `way` pins. gain: what it can do for the
+    layer: "sparse", or "dense only: " and why; "" where there is none.
     """
 
     name: str
@@ -25,6 +27,12 @@ class Entry:
     d_ff: int | None
     reason: str
     engine: Engine | None = None
+    gain: str = ""
+
+    @property
+    def sparse(self) -> bool:
+        """Whether the layer is served, and there is something to skip in it."""
+        return self.gain == SPARSE
 
 
 @dataclass(frozen=True)
@@ -55,7 +63,8 @@ class Report:
             for entry in getattr(self, what):
                 sizes = ("" if n is None else str(n) for n in (entry.d_model, entry.d_ff))
                 name = entry.name or "(the model itself)"
-                says = what if not entry.reason else f"{what}: {entry.reason}"
+                says = "; ".join(filter(None, (entry.reason, entry.gain)))
+                says = f"{what}: {says}" if says else what
                 table.add_row(escape(name), escape(entry.activation or ""), *sizes, escape(says))
         return table
 

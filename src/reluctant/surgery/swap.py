@@ -137,14 +137,14 @@ def seat_of(module: nn.Module) -> Seat | None:
     return seat if isinstance(module, Served) and isinstance(seat, Seat) else None
 
 
-def put_in(module: nn.Module, site: Site, engine: Engine, watched: list[Any]) -> Seat:
+def put_in(module: nn.Module, site: Site, engine: Engine, shown: list[Any]) -> Seat:
     """Let the engine serve the module's feed-forward layer. In place, all or nothing.
 
     Raises Unfit if the module's class allows no subclass or no change to one.
     """
     try:
         object.__setattr__(module, "__class__", _served_class(type(module)))
-        seat = Seat(site, engine) if site.row is None else seat_with(module, site, engine, watched)
+        seat = Seat(site, engine) if site.row is None else seat_with(module, site, engine, shown)
     except (TypeError, ValueError) as error:
         if isinstance(module, Served):
             object.__setattr__(module, "__class__", module._unserved)
@@ -153,6 +153,11 @@ def put_in(module: nn.Module, site: Site, engine: Engine, watched: list[Any]) ->
         seat.fused = module.__dict__[FUSED]
         module.__dict__[FUSED] = 0
     module.__dict__[KEY] = seat
+    try:
+        seat.state = site.state(module)
+    except BaseException:
+        take_out(module)
+        raise
     return seat
 
 
