@@ -9,7 +9,7 @@ from reluctant.files import write_json
 
 
 def demo(
-    sentences: Annotated[int, typer.Option(min=1, help="How many, at most 48.")] = 8,
+    sentences: Annotated[int, typer.Option(min=1, help="How many, at most 48.")] = 6,
     batch_size: Annotated[int, typer.Option(min=1, help="Sentences decoded together.")] = 1,
     json: JsonFile = None,
 ) -> None:
