@@ -35,6 +35,7 @@ def lives(pid: int) -> bool:
         return False
 
 
+@pytest.mark.slow
 def test_all_cells(small: None) -> None:
     seen: list[float] = []
     result = crowded.run_crowded(rounds=1, on_progress=lambda what, done: seen.append(done))

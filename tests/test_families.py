@@ -40,7 +40,20 @@ def _calls(report: reluctant.Report) -> list[int]:
     return [sum(entry.engine.calls.values()) for entry in report.swapped if entry.engine]
 
 
-@pytest.mark.parametrize("family", FAMILIES, ids=lambda family: family.model)
+# One of each kind of layer and of output; `make test-all` has the others.
+QUICK = {
+    *("OPTForCausalLM", "BartForConditionalGeneration", "T5ForConditionalGeneration"),
+    *("DistilBertForMaskedLM", "GPT2LMHeadModel", "NemotronHForCausalLM", "LlamaForCausalLM"),
+    *("BitNetForCausalLM", "RwkvForCausalLM", "Phi3ForCausalLM", "ConditionalDetrForObjectDetection"),
+    *("AlbertForMaskedLM", "XLMWithLMHeadModel", "Jais2ForCausalLM"),
+}
+
+
+@pytest.mark.parametrize(
+    "family",
+    [pytest.param(f, marks=[] if f.model in QUICK else pytest.mark.slow) for f in FAMILIES],
+    ids=lambda family: family.model,
+)
 def test_a_family(family: Family) -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")

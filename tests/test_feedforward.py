@@ -212,7 +212,10 @@ def test_repr_says_what_matters() -> None:
 # --- compilers ------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("activation", ["relu", "swiglu", thresholded_relu(0.25)])
+@pytest.mark.parametrize(
+    "activation",
+    ["relu", *(pytest.param(a, marks=pytest.mark.slow) for a in ("swiglu", thresholded_relu(0.25)))],
+)
 def test_compiles_as_one_graph(activation: str | Activation) -> None:
     layer = FeedForward(D, D_FF, activation, dropout=0.1).eval()
     compiled = torch.compile(layer, fullgraph=True, backend="aot_eager", dynamic=True)

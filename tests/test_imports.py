@@ -33,20 +33,17 @@ def test_torch_and_numba_are_not_loaded(code: str) -> None:
     assert found.splitlines()[-1] == "[]"
 
 
-@pytest.mark.parametrize(
-    "code",
-    [
-        "import reluctant; print(reluctant.activation_names(), reluctant.thresholded_relu(0.5))",
-        "import torch, reluctant\n"
-        "layer = reluctant.FeedForward(8, 16, 'swiglu')\n"
-        "layer(torch.randn(2, 8)).sum().backward()",
-        "import torch, reluctant.transformer as t\n"
-        "m = t.Transformer(t.TransformerConfig(20, d_model=16, heads=2, d_ff=32)).eval()\n"
-        "t.greedy(m, torch.tensor([[3, 4, 5]]), max_length=4)",
-        "from reluctant.cli import app; app(['--help'], standalone_mode=False)",
-    ],
-)
-def test_numba_is_not_needed(code: str) -> None:
+def test_numba_is_not_needed() -> None:
+    code = """
+import torch, reluctant, reluctant.transformer as t
+print(reluctant.activation_names(), reluctant.thresholded_relu(0.5))
+layer = reluctant.FeedForward(8, 16, "swiglu")
+layer(torch.randn(2, 8)).sum().backward()
+model = t.Transformer(t.TransformerConfig(20, d_model=16, heads=2, d_ff=32)).eval()
+t.greedy(model, torch.tensor([[3, 4, 5]]), max_length=4)
+from reluctant.cli import app
+app(["--help"], standalone_mode=False)
+"""
     python(WITHOUT_NUMBA + code)
 
 

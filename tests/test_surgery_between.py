@@ -1,6 +1,7 @@
 """What a forward may do between its maps: all of it is as it was, whatever decides about it."""
 
 import copy
+import itertools
 from collections.abc import Callable
 from typing import Any
 
@@ -205,9 +206,15 @@ def check(ours: Any, theirs: Any) -> None:
         assert ours == theirs
 
 
-@pytest.mark.parametrize("where", ["do", "z_too"])
-@pytest.mark.parametrize("live", LIVE)
-@pytest.mark.parametrize("what", DOES)
+@pytest.mark.parametrize(
+    ("what", "live", "where"),
+    [
+        # Each with one activation and in one place, in turns; `make test-all` has the rest.
+        pytest.param(what, live, where, marks=[] if i % 8 == k else pytest.mark.slow)
+        for i, what in enumerate(DOES)
+        for k, (live, where) in enumerate(itertools.product(LIVE, ("do", "z_too")))
+    ],
+)
 def test_a_call_may_ask_for_it(what: str, live: str, where: str) -> None:
     torch.manual_seed(0)
     layer = Layer(LIVE[live]()).eval()

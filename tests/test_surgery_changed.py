@@ -224,7 +224,10 @@ def _seeded() -> None:
     torch.manual_seed(0)
 
 
-@pytest.mark.parametrize("how", ["as it is", "copied", "pickled"])
+@pytest.mark.parametrize(
+    "how",
+    ["as it is", *(pytest.param(how, marks=pytest.mark.slow) for how in ("copied", "pickled"))],
+)
 @pytest.mark.parametrize("name", CHANGES)
 def test_a_change_is_seen(name: str, how: str) -> None:
     make, change = CHANGES[name]

@@ -169,23 +169,21 @@ def test_optimize_minds_no_autocast() -> None:
 def test_compiled_code_casts_as_it_did(make: Callable[[], nn.Module]) -> None:
     layer, twin, calls = pair(make().eval())
     x = drawn(3, D)
-    with torch.no_grad():
-        layer(x)
-    before = calls()
+    ours, theirs = (torch.compile(m, backend="aot_eager", fullgraph=True) for m in (layer, twin))
     try:
-        ours, theirs = (
-            torch.compile(m, backend="aot_eager", fullgraph=True) for m in (layer, twin)
-        )
-        with torch.autocast("cpu", torch.bfloat16):
-            mine, wanted = ours(x), theirs(x)
-        assert mine.dtype == wanted.dtype
-        torch.testing.assert_close(mine, wanted)
-        assert calls() == before
-        with Doubles():
+        with torch.no_grad():
+            layer(x)
+            before = calls()
+            with torch.autocast("cpu", torch.bfloat16):
+                mine, wanted = ours(x), theirs(x)
+            assert mine.dtype == wanted.dtype
+            torch.testing.assert_close(mine, wanted)
+            assert calls() == before
+            with Doubles():
+                same(ours(x), theirs(x))
+            assert calls() == before
             same(ours(x), theirs(x))
-        assert calls() == before
-        same(ours(x), theirs(x))
-        assert calls() == before + 1
+            assert calls() == before + 1
     finally:
         torch.compiler.reset()
 

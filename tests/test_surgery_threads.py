@@ -83,7 +83,7 @@ def test_calls_while_a_model_is_changed(training: bool) -> None:
         thread.start()
     try:
         steps: list[Callable[[nn.Module], object]] = [optimize, refresh, optimize, restore]
-        for step in steps * 3:
+        for step in steps:
             step(changed)
     finally:
         stop.set()

@@ -27,7 +27,7 @@ pytestmark = pytest.mark.filterwarnings("ignore:enable_nested_tensor")
         {"activation": "gelu", "layer_norm_eps": 1e-3},
         {"activation": F.hardswish, "norm_first": True, "bias": False},
     ],
-    ids=str,
+    ids=lambda options: ",".join(options) if isinstance(options, dict) else str(options),
 )
 def test_same_logits_and_gradients_in_float64(options: dict[str, Any], pad: int | None) -> None:
     theirs = Theirs(**options)

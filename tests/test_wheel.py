@@ -104,7 +104,7 @@ def run(folder: Path, *command: str) -> str:
 def test_it_holds_the_library_and_no_tools(wheel: Path) -> None:
     names = zipfile.ZipFile(wheel).namelist()
     assert {name.partition("/")[0].partition("-")[0] for name in names} == {"reluctant"}
-    for wanted in ("py.typed", "ways.json", "cli/__init__.py", "whole/sentences.txt"):
+    for wanted in ("py.typed", "costs/avx2.json", "cli/__init__.py", "whole/sentences.txt"):
         assert f"reluctant/{wanted}" in names
     assert not [name for name in names if re.search(r"test|scan|tiny", name)]
 

@@ -34,10 +34,6 @@ BLOCK = 4 * GROUP  # neurons: a piece of some 50 us at most, and enough pieces f
 SAMPLE = 2 * GROUP  # neurons that are looked at first, and tokens
 SAMPLE_TOKENS = 4
 
-# A look at every row is a fifth of one token's time: fewer tokens than this look at one row of so
-# many, and at the others in the next calls.
-WATCHED = 4
-
 DONE, DENSE, STALE = 0, 1, 2
 
 
@@ -157,8 +153,7 @@ def _try(b: int, tokens: Any, layer: Any, rule: Any, s: Any, limit: float) -> No
     s.counts[b, 1] = s.counts[b, 0] > limit * (hi - lo) * many
     if s.counts[b, 1]:
         return
-    every = WATCHED if many < WATCHED else 1
-    s.counts[b, 2] = watched_changed(layer, lo, hi, rule.turn, every)
+    s.counts[b, 2] = watched_changed(layer, lo, hi, rule.turn)
     for m in range(many):
         actives = _confirm(lo, m, tokens, s.sums, layer, rule, s.candidates[m], s.found[b, m],
                            s.active[m], s.active_h[m])  # fmt: skip

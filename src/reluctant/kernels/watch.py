@@ -2,8 +2,8 @@
 
 torch tells of most changes; a write through `.data` or NumPy, or by another process, it does not.
 So each call compares some of the live weights, as they lie in memory, with what stood there: one
-weight of every row, or of every fourth; where rows are copies of columns, one of every column as
-well; and, in turns, all of one row.
+weight of every row; where rows are copies of columns, one of every column as well; and, in turns,
+all of one row.
 """
 
 from typing import Any, NamedTuple
@@ -71,7 +71,7 @@ def remember(stored: Any, copied: int, corner: Any, first: Any, sums: Any) -> No
 
 @kernel()
 def _changed(stored: Any, k: int, copied: Any, corner: Any, first: Any, sums: Any, lo: int, hi: int,
-             turn: int, every: int) -> Any:  # fmt: skip
+             turn: int) -> Any:  # fmt: skip
     (rows, width), d_ff = stored.shape, first.shape[1]
     if rows == 0:
         return False
@@ -79,7 +79,7 @@ def _changed(stored: Any, k: int, copied: Any, corner: Any, first: Any, sums: An
     start, stop = rows * lo // d_ff, rows * hi // d_ff  # the stored rows' share of these neurons
     flat, then, off = stored.reshape(-1), corner[k], np.uint64(0)
     # Nothing here waits for memory: many reads are on their way at once.
-    for r in range(start + (turn - start) % every, stop, every):
+    for r in range(start, stop):
         off |= _bits(flat[r * width + r % width]) ^ _bits(then[r])
     if copied[k] != 0:
         for i in range(lo, hi):
@@ -92,17 +92,16 @@ def _changed(stored: Any, k: int, copied: Any, corner: Any, first: Any, sums: An
 
 # Inlined: a call would copy all of the layer's array headers, which costs more than the work.
 @kernel(inline="always")
-def watched_changed(watched: Any, lo: int, hi: int, turn: int, every: int) -> Any:
+def watched_changed(watched: Any, lo: int, hi: int, turn: int) -> Any:
     """Whether a change shows in what belongs to neurons lo..hi.
 
     watched: `Watched`, or a `Layer`, which has its fields. turn: a counter, by which whole rows
-    are compared in turn: of the calls for the parts of a layer, one does. every: one row of so many
-    is looked at, others at the next turn.
+    are compared in turn: of the calls for the parts of a layer, one does.
     """
     then = (watched.copied, watched.corner, watched.first, watched.sums)
-    changed = _changed(watched.live_gates, 0, *then, lo, hi, turn, every)
-    changed |= _changed(watched.live_factors, 1, *then, lo, hi, turn, every)
-    changed |= _changed(watched.live_values, 2, *then, lo, hi, turn, every)
+    changed = _changed(watched.live_gates, 0, *then, lo, hi, turn)
+    changed |= _changed(watched.live_factors, 1, *then, lo, hi, turn)
+    changed |= _changed(watched.live_values, 2, *then, lo, hi, turn)
     return changed
 
 
@@ -113,4 +112,4 @@ def any_changed(
 ) -> Any:  # fmt: skip
     """`watched_changed` of a whole layer, for kernels that have no blocks of neurons."""
     watched = Watched(live_gates, live_factors, live_values, copied, corner, first, sums)
-    return watched_changed(watched, 0, first.shape[1], turn, 1)
+    return watched_changed(watched, 0, first.shape[1], turn)
