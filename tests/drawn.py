@@ -63,7 +63,7 @@ def kernel(
     """One call of the few-token kernel: status, output, (active, candidates).
 
     factors: (up, bias) of a gated layer; layer then begins with the gates. norm: the weights of a
-    norm before the values. uint16 is bfloat16.
+    norm before the values. uint16 is bfloat16, int16 float16.
     """
     keys, bias, values, value_bias = layer
     sketch = Sketch.of(torch_view(keys))
@@ -84,15 +84,16 @@ def kernel(
 
 def bits(array):
     """NaN payloads aside: every NaN counts as the same."""
-    wide = long(array) if array.dtype == np.uint16 else array
+    wide = array if array.dtype == np.float32 else long(array)
     return np.where(np.isnan(wide), wide.dtype.type(np.nan), wide).tobytes()
 
 
 def torch_view(array):
     import torch  # noqa: PLC0415
 
+    held = {np.dtype(np.uint16): torch.bfloat16, np.dtype(np.int16): torch.float16}
     tensor = torch.from_numpy(array)
-    return tensor.view(torch.bfloat16) if array.dtype == np.uint16 else tensor
+    return tensor.view(held[array.dtype]) if array.dtype in held else tensor
 
 
 def short(array):
@@ -100,6 +101,11 @@ def short(array):
     import torch  # noqa: PLC0415
 
     return torch.from_numpy(array).bfloat16().view(torch.uint16).numpy()
+
+
+def half(array):
+    """float32 rounded to float16, as the kernels take it: in int16."""
+    return array.astype(np.float16).view(np.int16)
 
 
 def long(array):

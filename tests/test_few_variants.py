@@ -17,7 +17,7 @@ from reluctant.feedforward import FeedForward
 from reluctant.kernels import few
 from reluctant.kernels.codes import RELU
 from reluctant.kernels.sums import take_tokens
-from reluctant.sketch import Sketch
+from reluctant.sketch import SERVED, Sketch
 
 
 def variant(shape, gated, brief, hostile=False):
@@ -120,7 +120,7 @@ def _put_all(put):
     return _compiled.setdefault("put", njit(put_all))
 
 
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("dtype", SERVED)
 @pytest.mark.parametrize("name", ["relu", "reglu"])
 @pytest.mark.parametrize("tokens", [1, 8])
 def test_the_error_is_no_larger_than_torchs(dtype, name, tokens):

@@ -27,7 +27,7 @@ _PINNED = {
     "dense": Limits(0, 0, 0),
     "few": Limits(NEVER_ABOVE, 0, NEVER_ABOVE),
 }
-_NAMES = {torch.float32: "float32", torch.bfloat16: "bfloat16"}
+_NAMES = {torch.float32: "float32", torch.bfloat16: "bfloat16", torch.float16: "float16"}
 _IGNORED = np.zeros(2, np.int64)  # where counts go that nobody asked for
 
 
@@ -48,7 +48,7 @@ class Engine:
     dense way.
 
     Serves every dtype, device and gradient; the sparse ways serve float32 on the CPU (few tokens:
-    bfloat16, too) and activations with a `zero_below` and a kernel. Raises
+    bfloat16 and float16, too) and activations with a `zero_below` and a kernel. Raises
     ReluctantError for parts that do not fit together and for weights that hold a NaN or an
     infinity, with nothing changed.
 

@@ -52,7 +52,8 @@ def kinds() -> list[Kind]:
         *(Kind(torch.float32, False, False, way) for way in FORCED),
         Kind(torch.float32, True, False, screened),
         *(Kind(torch.float32, *layer, few) for layer in layers[1:]),
-        *(Kind(d, *layer, few) for d in SERVED if d != torch.float32 for layer in layers),
+        *(Kind(torch.bfloat16, *layer, few) for layer in layers),
+        *(Kind(torch.float16, *layer, few) for layer in layers[:2] if torch.float16 in SERVED),
     ]
 
 

@@ -13,9 +13,10 @@ from reluctant.activations import Activation
 from reluctant.errors import ReluctantError
 from reluctant.freshness import Stamp, finite, remembered
 from reluctant.kernels.candidates import Layer
-from reluctant.kernels.codes import NONE
+from reluctant.kernels.codes import HARDSWISH, NONE
 from reluctant.kernels.entry import table_of
 from reluctant.kernels.norm import Norm
+from reluctant.kernels.sums import HUGE_PRODUCT
 from reluctant.sketch import SERVED, Sketch, sketch_bytes
 from reluctant.weights import Matrix, Neurons, as_array, stored_as
 
@@ -127,8 +128,9 @@ def servable(neurons: Neurons, activation: Activation) -> bool:
         and all(stored_as(w) is not None for w in (w1, w2, wg) if w is not None)
         # Views, not copies: a write to a bias is to be seen at once.
         and all(t is None or (t.shape == (n,) and t.is_contiguous()) for t, n in wanted)
-        # A z that is rounded to bfloat16 must not be rounded past the threshold.
-        and (dtype == torch.float32 or _in_bfloat16(threshold))
+        # A z that is rounded to 16 bits must not be rounded past the threshold.
+        and _is_number_of(dtype, threshold)
+        and (dtype != torch.float16 or _float16_is_served(activation, norm))
         and (norm is None or _keeps_zeros(neurons.eps))
         and neurons.eps == neurons.first_eps
     )
@@ -185,6 +187,8 @@ def _with_sketch(known: Prepared, neurons: Neurons, activation: Activation) -> P
     layer = Layer(*own, *rows, *watched)
     weight = as_array(torch.empty(0, dtype=dtype, device="cpu") if norm is None else norm.data)
     largest = max(sketch.max_norm, max_norm)
+    if gated and dtype == torch.float16:  # a factor that is not computed must not overflow, either
+        largest *= HUGE_PRODUCT / 2**14
     numbers = (largest, sketch.slack, _threshold(activation), activation.kernel, gated)
     table = table_of(layer, Norm(weight, neurons.eps), (*numbers, sketch.in_integers))
     screens = sketch.in_integers and dtype == torch.float32 and norm is None
@@ -201,8 +205,13 @@ def _threshold(activation: Activation) -> float:
     return float(np.float32(activation.zero_below))  # as float32, where torch compares it
 
 
-def _in_bfloat16(number: float) -> bool:
-    return float(torch.tensor(number, dtype=torch.bfloat16, device="cpu")) == number
+def _is_number_of(dtype: torch.dtype, number: float) -> bool:
+    return float(torch.tensor(number, dtype=dtype, device="cpu")) == number
+
+
+def _float16_is_served(activation: Activation, norm: Tensor | None) -> bool:
+    """Its numbers end soon. hardswish(-inf) is NaN, no zero; and squares are what a norm adds up."""
+    return activation.kernel != HARDSWISH and norm is None
 
 
 def _keeps_zeros(eps: float) -> bool:

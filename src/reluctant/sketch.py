@@ -44,6 +44,10 @@ order of evaluation. Where they do not hold, the factor is computed even of a ga
 **bfloat16** numbers are float32 numbers, so the lemma holds of z as float32 sums have it. Rounding
 z to bfloat16 afterwards is monotone: it stays <= t, given that t is a bfloat16 number itself.
 
+**float16** numbers are, too, but end at 65,504. A z below that is -inf after rounding, where f has
+to be zero, too (all but hardswish's is). A factor is kept finite as above, with N max ||k|| < 2^14
+and |c| < 2^15. What is not certified and overflows is left to the dense way.
+
 Each part is needed. Without the two gamma terms a key that is exactly on the sketch's grid can be
 certified and still fire in a sequential float32 sum. Without gamma |b|, so can a neuron with t != 0
 whose bias is added first. And with s = 2^-86 and ||x|| = 2^-46 there are products on both sides of
@@ -59,6 +63,7 @@ import torch
 
 from reluctant.errors import ReluctantError
 from reluctant.kernels import integer, sums
+from reluctant.kernels.halves import HALVES
 from reluctant.kernels.lanes import GROUP, QUAD, TILE
 from reluctant.kernels.quantise import quantise
 from reluctant.kernels.team import team_for
@@ -67,7 +72,7 @@ from reluctant.weights import as_array
 UNIT = 2.0**-24
 TINIEST_SCALE = 2.0**-40
 LONGEST = 2**22
-SERVED = (torch.float32, torch.bfloat16)
+SERVED = (torch.float32, torch.bfloat16, *([torch.float16] if HALVES else []))
 
 
 def gamma(n: int) -> float:
@@ -116,7 +121,7 @@ class Sketch:
     def of(keys: torch.Tensor) -> "Sketch":
         """The sketch of keys (gated layers: of the gates), (d_ff, d_model) on the CPU.
 
-        Float32 or bfloat16, of which every number is one of float32's.
+        Float32, bfloat16 or float16, of which every number is one of float32's.
 
         Raises ReluctantError for weights that hold a NaN or an infinity: the dense way computes
         0 * inf = NaN there, which skipping would hide.
@@ -127,7 +132,7 @@ class Sketch:
         """
         if keys.dim() != 2 or keys.dtype not in SERVED or keys.device.type != "cpu":
             raise ReluctantError(
-                f"a sketch is made of keys (d_ff, d_model) in float32 or bfloat16 on the CPU; got "
+                f"a sketch is made of keys (d_ff, d_model) in one of {SERVED} on the CPU; got "
                 f"{tuple(keys.shape)} {keys.dtype} on {keys.device}"
             )
         d_ff, d = keys.shape

@@ -51,7 +51,8 @@ def forget() -> None:
 def limits(dtype: str, weights: int, tokens: int) -> Limits:
     """The limits for a layer whose W1 has so many weights, and for so many tokens.
 
-    dtype: "float32" or "bfloat16". Those of the next larger measured size; beyond, of the largest.
+    dtype: "float32", "bfloat16" or "float16", which is as many bytes. Those of the next larger
+    measured size; beyond, of the largest.
 
     >>> limits("float32", 4096 * 16384, 1).few > 0
     True
@@ -64,7 +65,7 @@ def limits(dtype: str, weights: int, tokens: int) -> Limits:
 
 def look_up(table: tables.Table, dtype: str, weights: int, tokens: int) -> Limits:
     """`limits` by a table."""
-    measured = table["limits"][dtype]
+    measured = table["limits"]["float32" if dtype == "float32" else "bfloat16"]
     by_tokens = measured[_next(measured, weights)]
     return Limits(*by_tokens[_next(by_tokens, tokens)])
 

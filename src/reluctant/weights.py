@@ -16,6 +16,8 @@ from torch import Tensor, nn
 
 from reluctant.errors import ReluctantError
 
+_HELD_AS = {torch.bfloat16: torch.uint16, torch.float16: torch.int16}
+
 
 def is_norm(module: nn.Module, d_ff: int) -> bool:
     """Whether it has the form of a root-mean-square norm: a weight (d_ff,), an eps, no more."""
@@ -148,8 +150,9 @@ class Matrix:
 
 
 def as_array(tensor: Tensor) -> npt.NDArray[Any]:
-    """A contiguous CPU tensor for the kernels, in place: float32, or bfloat16 as uint16."""
-    if tensor.dtype == torch.bfloat16:
-        tensor = tensor.view(torch.uint16)
+    """A contiguous CPU tensor for the kernels, in place: float32, bfloat16 as uint16, or float16 as
+    int16, so that its type tells which of the two it is."""
+    if tensor.dtype in _HELD_AS:
+        tensor = tensor.view(_HELD_AS[tensor.dtype])
     array: npt.NDArray[Any] = tensor.numpy()
     return array

@@ -6,7 +6,7 @@ import numpy as np
 import numpy.typing as npt
 
 from reluctant.kernels.compile import kernel
-from reluctant.kernels.entries import as_float
+from reluctant.kernels.entries import as_float, range_of
 from reluctant.kernels.lanes import GROUP, possible
 from reluctant.kernels.vector import lowest_bit
 
@@ -19,8 +19,8 @@ class Layer(NamedTuple):
     q: (d_ff / 64, d_model / 4, 64, 4) int8, both rounded up; scale, radius, own_norm: (d_ff,)
     float32; row_sum: (d_ff,) int32; rows: (d_ff, d_model), the keys, of gated layers the gates;
     factors: likewise, the keys of gated layers; bias, factor_bias: (d_ff,); values: (d_ff,
-    d_model); value_bias: (d_model,). Weights and biases are float32, or bfloat16 in uint16. The
-    rest is what the live weights are compared with: `watch.Watched`.
+    d_model); value_bias: (d_model,). Weights and biases are float32, bfloat16 in uint16, or float16
+    in int16. The rest is what the live weights are compared with: `watch.Watched`.
     """
 
     q: npt.NDArray[np.int8]
@@ -63,6 +63,12 @@ class Rule(NamedTuple):
     turn: int
 
 
+@kernel(inline="always")
+def tame_bias(layer: Any) -> Any:
+    """A factor whose bias stays below it overflows for no x that is not `huge`."""
+    return min(HUGE, np.float64(range_of(layer.factors)) / 2)
+
+
 # Inlined: a call would copy all of the layer's array headers, which costs more than the work.
 @kernel(inline="always")
 def estimate(i: int, m: int, tokens: Any, sums: Any, layer: Any, rule: Any) -> Any:
@@ -94,7 +100,7 @@ def _possible(start: int, hi: int, m: int, tokens: Any, sums: Any, layer: Any, r
                 # Written so that NaN, wherever it comes from, makes a candidate.
                 kept |= not ((e + room < rule.threshold) & (abs(e) < HUGE))
             if rule.gated:  # an infinite factor makes NaN of a zero
-                kept |= not (abs(as_float(layer.factor_bias[i])) < HUGE)
+                kept |= not (abs(as_float(layer.factor_bias[i])) < tame_bias(layer))
             bits |= np.uint64(kept) << np.uint64(i - start)
     return bits
 

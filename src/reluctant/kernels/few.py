@@ -18,9 +18,9 @@ import numpy as np
 import numpy.typing as npt
 
 from reluctant.kernels.activate import activate, is_active
-from reluctant.kernels.candidates import HUGE, Layer, Rule, estimate, select
+from reluctant.kernels.candidates import HUGE, Layer, Rule, estimate, select, tame_bias
 from reluctant.kernels.compile import kernel
-from reluctant.kernels.entries import as_float, prefetch_row, put_rounded
+from reluctant.kernels.entries import as_float, prefetch_row, put_rounded, range_of
 from reluctant.kernels.lanes import GROUP, QUAD
 from reluctant.kernels.norm import Norm, normalise
 from reluctant.kernels.pairs import key_dot_ahead
@@ -42,9 +42,9 @@ class Scratch(NamedTuple):
 
     sums: (tokens, padded d_ff) float64; candidates: (tokens, d_ff) int32; active, active_h:
     (tokens, d_ff) int32 and float32, active neurons and their f(z); found: (blocks, tokens) int64,
-    how many candidates, then active neurons; counts: (blocks, 8) int64: candidates, gave up, stale
-    (a cache line each: threads share none); lengths: (tokens,) int64, of the closed lists; total:
-    (tokens, d) float32.
+    how many candidates, then active neurons; counts: (blocks, 8) int64: candidates, gave up, stale,
+    beyond the dtype's range (a cache line each: threads share none); lengths: (tokens,) int64, of
+    the closed lists; total: (tokens, d) float32.
     """
 
     sums: npt.NDArray[np.float64]
@@ -77,10 +77,11 @@ def _confirm(lo: int, m: int, tokens: Any, sums: Any, layer: Any, rule: Any, ind
              count: int, active: Any, active_h: Any) -> Any:  # fmt: skip
     """One token's candidates: their real pre-activations, the active ones listed from `lo` on.
 
-    How many are active; -1 if one contradicts its sketch (stale weights).
+    How many are active; -1 if one contradicts its sketch (stale weights), -2 if one is beyond the
+    range of the weights' dtype, and so infinite in the dense way.
     """
-    d = layer.rows.shape[1]
-    stale = False
+    d, end = layer.rows.shape[1], range_of(layer.rows)
+    stale = beyond = False
     at = lo
     if count > 0:
         prefetch_row(layer.rows, index[lo], 0, d)
@@ -92,17 +93,20 @@ def _confirm(lo: int, m: int, tokens: Any, sums: Any, layer: Any, rule: Any, ind
         stale |= (abs(np.float64(z) - e) > room) & (abs(e) < HUGE)
         fires = is_active(rule.code, rule.threshold, z)
         # An infinite factor makes NaN of a zero, so where it may be one, zeros go on, too.
-        tame = not tokens.huge[m] and abs(as_float(layer.factor_bias[i])) < HUGE
+        tame = not tokens.huge[m] and abs(as_float(layer.factor_bias[i])) < tame_bias(layer)
         if fires or (rule.gated and not tame):
             active[at] = i
             active_h[at] = activate(rule.code, z) if fires else np.float32(0.0)
+            # Not where float32 itself has gone over: it is as infinite in the dense way.
+            beyond |= end <= max(abs(z), abs(active_h[at])) < np.inf
             at += 1
     if rule.gated:
         for p in range(lo, at):
             i, following = active[p], active[min(p + 1, at - 1)]
             factor = key_dot_ahead(layer.factors, i, tokens.x, m, d, following)
             active_h[p] *= factor + as_float(layer.factor_bias[i])
-    return -1 if stale else at - lo
+            beyond |= end <= max(abs(factor), abs(active_h[p])) < np.inf
+    return -1 if stale else -2 if beyond else at - lo
 
 
 @kernel()
@@ -157,7 +161,8 @@ def _try(b: int, tokens: Any, layer: Any, rule: Any, s: Any, limit: float) -> No
     for m in range(many):
         actives = _confirm(lo, m, tokens, s.sums, layer, rule, s.candidates[m], s.found[b, m],
                            s.active[m], s.active_h[m])  # fmt: skip
-        s.counts[b, 2] |= actives < 0
+        s.counts[b, 2] |= actives == -1
+        s.counts[b, 3] |= actives == -2
         s.found[b, m] = max(actives, 0)
 
 
@@ -181,7 +186,8 @@ def _settle(tokens: Any, layer: Any, rule: Any, norm: Any, s: Any, verdict: Any)
                 s.active_h[m, at] = s.active_h[m, p]
                 at += 1
         s.lengths[m] = at
-    verdict[0] = STALE if s.counts[:, 2].sum() > 0 else DONE
+    stale, beyond = s.counts[:, 2].sum() > 0, s.counts[:, 3].sum() > 0
+    verdict[0] = STALE if stale else DENSE if beyond else DONE
     verdict[1] = s.lengths.sum()
     verdict[2] = s.counts[:, 0].sum()
     if norm.weight.size > 0 and not normalise(norm, s.active, s.active_h, s.lengths):
@@ -221,12 +227,13 @@ def run(
     normalised.
 
     The arguments are those of `Layer`, `Rule` and `Norm`, one by one: Numba unpacks a tuple of
-    arrays ten times slower than as many arrays. x, out: (tokens, d_model), both float32 or bfloat16
-    in uint16. max_norm: the largest norm among rows and factors. totals: (2,) int64; the numbers of
-    active neurons and of candidates are added to it. limit > 1: never give up. team: `team_for`'s.
+    arrays ten times slower than as many arrays. x, out: (tokens, d_model), of the weights' type.
+    max_norm: the largest norm among rows and factors. totals: (2,) int64; the numbers of active
+    neurons and of candidates are added to it. limit > 1: never give up. team: `team_for`'s.
 
     Gives DONE; DENSE, `out` unwritten, if the first neurons, or most blocks, have more candidates,
-    or the norm's weights are not finite; STALE if the weights are not those that were sketched.
+    a float16 layer overflows, or the norm's weights are not finite; STALE if the weights are not
+    those that were sketched.
     """
     layer = Layer(
         q, scale, radius, own_norm, row_sum, rows, bias, factors, factor_bias, values, value_bias,

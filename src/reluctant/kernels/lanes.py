@@ -156,7 +156,7 @@ def possible(
         possible: not (e + norm radius + loss own_norm + slack |bias| < threshold and |e| < huge)
 
     in float64, so that NaN, wherever it comes from, is possible. sums: (m, n) float64; scale,
-    radius, own_norm, bias: float32 (bias also bfloat16 in uint16); row_sum: int32.
+    radius, own_norm, bias: float32 (bias also in 16 bits, see `entries.as_float`); row_sum: int32.
     """
 
     def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:

@@ -45,7 +45,7 @@ _N = types.intp
 def key_dot(_: Any, keys: Any, i: Any, x: Any, m: Any, d: Any) -> Any:
     """The product of keys[i, :d] and x[m, :d], in float32.
 
-    keys: (n, d) float32, or bfloat16 in uint16; x: (m, >= d) float32.
+    keys: (n, d) float32, bfloat16 in uint16, or float16 in int16; x: (m, >= d) float32.
     """
 
     def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:

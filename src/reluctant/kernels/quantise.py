@@ -53,7 +53,7 @@ def _rows(k: int, who: int, rows: Any, tiniest: float, q: Any, scale: Any, norms
 
 @kernel()
 def quantise(rows: Any, tiniest: float, q: Any, scale: Any, norms: Any, team: Any) -> None:
-    """rows: (n, d) float32, or bfloat16 in uint16 -> q, scale, norms.
+    """rows: (n, d) float32, bfloat16 in uint16, or float16 in int16 -> q, scale, norms.
 
     q: (n, >= d) int8; scale: (n,) float32; norms: (n, 3) float64.
     q comes as zeros; a row whose scale would be below `tiniest` keeps them, and scale 0. norms are

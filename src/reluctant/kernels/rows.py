@@ -24,7 +24,8 @@ def _add_rows(vectors: int, ahead: int = 0) -> Any:
     order, from zero, so that its bits do not depend on how the columns are divided. ahead: how far
     on in the list, which goes on to `end`, rows are prefetched; 0: none.
 
-    sums: (m, n) float32; v: (n, d) float32, or bfloat16 in uint16; index: int32; h: float32.
+    sums: (m, n) float32; v: (n, d) float32, bfloat16 in uint16, or float16 in int16;
+    index: int32; h: float32.
     """
 
     @intrinsic

@@ -115,7 +115,7 @@ def _digits(m: int, x: Any, step: float, digits: Any) -> Any:
 
 @kernel()
 def take_tokens(x: Any, padded_d: int, max_norm: float, in_integers: bool) -> Any:
-    """The fields of `Tokens`, from x, (tokens, d) float32 or, in uint16, bfloat16."""
+    """The fields of `Tokens`, from x, (tokens, d), in the weights' type."""
     tokens, d = x.shape
     padded = np.zeros((tokens, padded_d), np.float32)
     norm, step, loss = np.empty(tokens), np.ones(tokens), np.zeros(tokens)

@@ -18,9 +18,10 @@ from numba.extending import intrinsic
 LANES = 16
 
 I8, I16, I32, I64 = (ir.IntType(bits) for bits in (8, 16, 32, 64))
-F32 = ir.FloatType()
+F32, F16 = ir.FloatType(), ir.HalfType()
 _VF = ir.VectorType(F32, LANES)
 _VI16 = ir.VectorType(I16, LANES)
+_VF16 = ir.VectorType(F16, LANES)
 _VI32 = ir.VectorType(I32, LANES)
 _SIXTEENS = ir.Constant(_VI32, [16] * LANES)
 ZEROS = ir.Constant(_VF, [0.0] * LANES)
@@ -33,21 +34,30 @@ class Emitter:
         self.context, self.b, self.signature, self.args = context, builder, signature, args
 
     def array(self, position: int) -> tuple[Any, Any]:
-        """Data pointer of an array argument, and the length of its last axis."""
+        """Data pointer of an array argument, and the length of its last axis.
+
+        The numbers of int16 arrays are float16 ones, those of uint16 arrays bfloat16 ones.
+        """
         kind = self.signature.args[position]
         array = self.context.make_array(kind)(self.context, self.b, self.args[position])
+        if kind.dtype == types.int16:
+            half = self.b.bitcast(array.data, F16.as_pointer())
+            return half, cgutils.unpack_tuple(self.b, array.shape, kind.ndim)[-1]
         return array.data, cgutils.unpack_tuple(self.b, array.shape, kind.ndim)[-1]
 
     def is_short(self, position: int) -> bool:
-        """Whether an array argument holds bfloat16 (as uint16)."""
-        return bool(self.signature.args[position].dtype == types.uint16)
+        """Whether an array argument holds bfloat16 or float16."""
+        return bool(self.signature.args[position].dtype in (types.uint16, types.int16))
 
     def row(self, data: Any, width: Any, index: Any, plus: int = 0) -> Any:
         return self.b.gep(data, [self.b.mul(self.b.add(index, I64(plus)), width)])
 
     def load(self, pointer: Any, offset: Any) -> Any:
-        """16 numbers from a row of float32 or, in uint16, bfloat16."""
+        """16 numbers, as float32, from a row of them, of bfloat16 or of float16."""
         at = self.b.gep(pointer, [offset])
+        if pointer.type.pointee == F16:
+            raw = self.b.load(self.b.bitcast(at, _VF16.as_pointer()), align=2)
+            return self.b.fpext(raw, _VF)
         if pointer.type.pointee == I16:
             raw = self.b.load(self.b.bitcast(at, _VI16.as_pointer()), align=2)
             return self.b.bitcast(self.b.shl(self.b.zext(raw, _VI32), _SIXTEENS), _VF)
@@ -56,6 +66,8 @@ class Emitter:
     def load_one(self, pointer: Any, offset: Any) -> Any:
         """One number, likewise."""
         value = self.b.load(self.b.gep(pointer, [offset]))
+        if value.type == F16:
+            return self.b.fpext(value, F32)
         if value.type == I16:
             return self.b.bitcast(self.b.shl(self.b.zext(value, I32), I32(16)), F32)
         return value

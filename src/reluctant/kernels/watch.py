@@ -39,7 +39,7 @@ class Watched(NamedTuple):
 
 @intrinsic
 def _bits(_: Any, value: Any) -> Any:
-    """A float32's or uint16's bits: NaN is compared like every other number."""
+    """A float32's bits, or those of 16: NaN is compared like every other number."""
 
     def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
         (given,) = args

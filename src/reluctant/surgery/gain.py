@@ -1,5 +1,7 @@
 """What a served layer can gain, known before any call: to ask computes and changes nothing."""
 
+import torch
+
 from reluctant import ways
 from reluctant.engine import Engine
 from reluctant.kernels.codes import NONE
@@ -26,6 +28,8 @@ def _why_dense(engine: Engine) -> str:
     elif keys.dtype not in SERVED:
         served = ", ".join(_name(each) for each in SERVED)
         why = f"{_name(keys.dtype)} weights (the sparse ways serve {served})"
+    elif not engine.sparse and keys.dtype == torch.float16:
+        why = "kernels cannot read its float16 weights as they lie, or what it computes overflows"
     elif not engine.sparse:
         why = "kernels cannot read its weights as they lie in memory"
     elif engine.way == "auto" and not _is_ever_tried(_name(keys.dtype), keys.numel()):
