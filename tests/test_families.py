@@ -44,7 +44,12 @@ def _calls(report: reluctant.Report) -> list[int]:
 QUICK = {
     *("OPTForCausalLM", "BartForConditionalGeneration", "T5ForConditionalGeneration"),
     *("DistilBertForMaskedLM", "GPT2LMHeadModel", "NemotronHForCausalLM", "LlamaForCausalLM"),
-    *("BitNetForCausalLM", "RwkvForCausalLM", "Phi3ForCausalLM", "ConditionalDetrForObjectDetection"),
+    *(
+        "BitNetForCausalLM",
+        "RwkvForCausalLM",
+        "Phi3ForCausalLM",
+        "ConditionalDetrForObjectDetection",
+    ),
     *("AlbertForMaskedLM", "XLMWithLMHeadModel", "Jais2ForCausalLM"),
 }
 

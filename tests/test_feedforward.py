@@ -214,7 +214,10 @@ def test_repr_says_what_matters() -> None:
 
 @pytest.mark.parametrize(
     "activation",
-    ["relu", *(pytest.param(a, marks=pytest.mark.slow) for a in ("swiglu", thresholded_relu(0.25)))],
+    [
+        "relu",
+        *(pytest.param(a, marks=pytest.mark.slow) for a in ("swiglu", thresholded_relu(0.25))),
+    ],
 )
 def test_compiles_as_one_graph(activation: str | Activation) -> None:
     layer = FeedForward(D, D_FF, activation, dropout=0.1).eval()
