@@ -236,7 +236,8 @@ def _first_match(live: object, dtype: torch.dtype | None) -> Activation | None:
     dtypes = dict.fromkeys((torch.float64, torch.float32, dtype or torch.float32))
     for kind in dtypes:
         whole = grid(kind, points)
-        for variant, z, gradients in product(variants, (whole, *pieces(whole)), (False, True)):
+        # The pieces first: few values leave few candidates.
+        for z, variant, gradients in product((*pieces(whole), whole), variants, (False, True)):
             with torch.set_grad_enabled(gradients):
                 theirs = evaluate(variant, z.clone().requires_grad_(gradients)).detach()
             candidates = [a for a in candidates if agrees(a, z, theirs)]

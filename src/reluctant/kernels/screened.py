@@ -154,7 +154,7 @@ def _block(b: int, size: int, first: int, last: int, x: Any, integers: Any, laye
         counts[1] += _screen(g, first, last, integers, layer, rule, s)
         counts[2] |= _confirm(g, g - low, first, last, x, integers, layer, rule, s)
         if first == 0:
-            counts[2] |= watched_changed(layer, g * GROUP, (g + 1) * GROUP, rule.turn, 1)
+            counts[2] |= watched_changed(layer, g * GROUP, (g + 1) * GROUP, rule.turn)
     begin, ends = at, np.zeros(high - low, np.int64)
     for m in range(first, last):
         lists.bounds[m, b, 0] = at
