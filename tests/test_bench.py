@@ -137,6 +137,7 @@ def test_a_peer_computes_the_layers(name: str, dtype: torch.dtype) -> None:
                 assert peer.exact or error > 1e-4 or name == "OpenVINO bf16"
 
 
+@pytest.mark.slow
 def test_openvino_tells_nobody() -> None:
     """In a process of its own: `conftest.py` sees to it in this one."""
     installed("OpenVINO")

@@ -108,7 +108,9 @@ def test_a_process_that_cannot_start_is_said() -> None:
 
 
 @pytest.mark.skipif(not os.path.exists("/proc"), reason="looks at /proc")  # noqa: PTH110
-@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGINT])
+@pytest.mark.parametrize(
+    "number", [signal.SIGKILL, pytest.param(signal.SIGINT, marks=pytest.mark.slow)]
+)
 def test_none_outlives_a_run_that_is_killed(number: int) -> None:
     code = (
         "import signal, time, reluctant.cli\n"

@@ -111,9 +111,8 @@ def test_the_error_is_no_larger_than_torchs(tokens):
     assert np.sqrt(np.mean(ours)) <= 1.5 * np.sqrt(np.mean(eagers))
 
 
-@pytest.mark.parametrize("dtype", [torch.float64, torch.float16])
-def test_other_dtypes_take_the_dense_way(dtype):
-    layer, x = Layer().to(dtype), torch.randn(3, 64, dtype=dtype)
+def test_float64_takes_the_dense_way():
+    layer, x = Layer().double(), torch.randn(3, 64).double()
     with torch.no_grad():
         torch.testing.assert_close(layer.engine(x), layer(x))
     assert layer.engine.calls["dense"] == 1

@@ -94,7 +94,9 @@ def reader(activation: str = "relu") -> Any:
 MAKERS = {"translator": translator, "writer": writer, "reader": reader}
 
 
-@pytest.mark.parametrize("kind", MAKERS)
+@pytest.mark.parametrize(
+    "kind", ["translator", *(pytest.param(k, marks=pytest.mark.slow) for k in ("writer", "reader"))]
+)
 @pytest.mark.parametrize("with_tokenizer", [pytest.param(False, marks=pytest.mark.slow), True])
 def test_a_folder_start_to_end(tmp_path: Path, kind: str, with_tokenizer: bool) -> None:
     MAKERS[kind]().save_pretrained(tmp_path / "model")

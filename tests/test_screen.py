@@ -260,9 +260,9 @@ def test_an_infinite_factor_makes_a_candidate():
 def test_the_residuals_term_covers_x_along_the_residual():
     """x is on its own grid: signs."""
     rng = np.random.default_rng(1)
-    q = rng.integers(-100, 101, (64, 48)).astype(np.float64)
+    q = rng.integers(-100, 101, (20, 48)).astype(np.float64)
     q[:, 0] = 127
-    residual = rng.choice([-0.4375, 0.4375], (64, 48))
+    residual = rng.choice([-0.4375, 0.4375], (20, 48))
     residual[:, 0] = 0
     keys = (q + residual).astype(np.float32)
     sketch = sketch_of(keys)
@@ -273,17 +273,17 @@ def test_the_residuals_term_covers_x_along_the_residual():
     thinner = radius_terms(norms_of(sketch, keys), 48) * np.array([0.99, 1, 1])
     thinner = replace(sketch, radius=radius_of(thinner))
     wrong = wrongly_ruled_out(thinner, keys, bias, x)
-    assert sum(m == i for m, i in wrong) > 32  # one per cent less, and most of them fire
+    assert sum(m == i for m, i in wrong) > 10  # one per cent less, and most of them fire
 
 
 def test_the_loss_of_integers_is_covered():
     """x along what it loses on its way to integers: without that term the neuron fires."""
     rng = np.random.default_rng(6)
     d = 48
-    keys = rng.integers(-127, 128, (64, d)).astype(np.float32)
+    keys = rng.integers(-127, 128, (20, d)).astype(np.float32)
     keys[:, 0] = 127.0  # on the sketch's grid: no residual
     sketch = sketch_of(keys)
-    x = np.zeros((64, d), np.float32)
+    x = np.zeros((20, d), np.float32)
     x[:, 1] = 1.0
     x[:, 2:] = np.sign(keys[:, 2:]) * np.float32(0.49 / LARGEST)
     z = (x.astype(np.float64) * keys).sum(1)
@@ -292,7 +292,7 @@ def test_the_loss_of_integers_is_covered():
     bias = (-z + hidden / 4).astype(np.float32)
     assert not wrongly_ruled_out(sketch, keys, bias, x)
     lossless = replace(sketch, own_norm=np.zeros_like(sketch.own_norm))
-    assert len(wrongly_ruled_out(lossless, keys, bias, x)) > 32
+    assert len(wrongly_ruled_out(lossless, keys, bias, x)) > 10
 
 
 def on_the_grid(d):

@@ -320,7 +320,14 @@ def test_optimize_and_refresh_forget_what_was_checked() -> None:
         assert served(layer) == [seat]
 
 
-@pytest.mark.parametrize("name", ["threshold", "config's number", "p", "inline p"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        "threshold",
+        "inline p",
+        *(pytest.param(n, marks=pytest.mark.slow) for n in ("config's number", "p")),
+    ],
+)
 def test_compiled_code_sees_a_change(name: str) -> None:
     make, change = CHANGES[name]
     plain = make().eval()

@@ -53,7 +53,7 @@ def model() -> nn.Module:
     return nn.Sequential(Inline(), Own(), Normed(), Model()).eval()
 
 
-@pytest.mark.parametrize("training", [False, True])
+@pytest.mark.parametrize("training", [False, pytest.param(True, marks=pytest.mark.slow)])
 def test_calls_while_a_model_is_changed(training: bool) -> None:
     calm = model()
     if training:  # dropouts that do not act, so that there is one answer

@@ -121,7 +121,11 @@ def train(model: Callable[[Tensor, Tensor], Tensor], parameters: Any) -> Tensor:
     return model(SOURCE % V_TARGET, TARGET)
 
 
-@pytest.mark.parametrize("change", CHANGES, ids=lambda f: f.__name__)
+@pytest.mark.parametrize(
+    "change",
+    [pytest.param(c, marks=[] if i % 4 == 0 else pytest.mark.slow) for i, c in enumerate(CHANGES)],
+    ids=lambda f: f.__name__,
+)
 def test_trains_as_the_original_does(change: Change, tmp_path: Path) -> None:
     theirs = Theirs()
     options = change(theirs) or {}

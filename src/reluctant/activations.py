@@ -260,11 +260,18 @@ def agrees(activation: Activation, z: Tensor, theirs: Tensor) -> bool:
     if theirs.shape != z.shape or theirs.dtype != z.dtype:
         return False
     ours = activation(z.clone())
+    if _same_bits(ours, theirs):  # the usual case, in one look
+        return True
     same = close(ours, theirs, z) | (ours.isnan() & theirs.isnan())
     if activation.zero_below is not None:
         wide = z.to(torch.promote_types(z.dtype, torch.float32))
         same &= (theirs == 0) | ~(wide <= activation.zero_below) | ~z.isfinite()
     return bool(same.all())
+
+
+def _same_bits(a: Tensor, b: Tensor) -> bool:
+    kind = {8: torch.int64, 4: torch.int32, 2: torch.int16}.get(a.itemsize)
+    return kind is not None and torch.equal(a.view(kind), b.view(kind))
 
 
 @torch.no_grad()

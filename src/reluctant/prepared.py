@@ -210,7 +210,7 @@ def _is_number_of(dtype: torch.dtype, number: float) -> bool:
 
 
 def _float16_is_served(activation: Activation, norm: Tensor | None) -> bool:
-    """Its numbers end soon. hardswish(-inf) is NaN, no zero; and squares are what a norm adds up."""
+    """Its numbers end soon. hardswish(-inf) is NaN, no zero; and norms add up squares."""
     return activation.kernel != HARDSWISH and norm is None
 
 
