@@ -6,6 +6,8 @@ from hypothesis import strategies as st
 from arithmetic import layer_of
 from reluctant.kernels import few, sums
 from reluctant.kernels.codes import HARDSWISH, RELU, RELU2, RELU6
+from reluctant.kernels.entry import run_at, table_of
+from reluctant.kernels.norm import Norm
 from reluctant.kernels.team import team_of
 from reluctant.sketch import Sketch
 
@@ -73,13 +75,20 @@ def kernel(
         arrays = arrays._replace(factors=factors[0], factor_bias=factors[1])
         max_norm = max(max_norm, float(torch_view(factors[0]).double().norm(dim=1).max()))
     out, totals = np.full_like(x, 7), np.zeros(2, np.int64)
-    numbers = (
-        *(max_norm, sketch.slack, threshold, code),
-        *(factors is not None, in_integers, limit, everything, turn),
-        *(keys[:0, 0] if norm is None else norm, eps),
+    numbers = (max_norm, sketch.slack, threshold, code, factors is not None, in_integers)
+    normed = Norm(keys[:0, 0] if norm is None else norm, eps)
+    status = called(
+        arrays, x, out, totals, threads, *(numbers, normed, limit, turn), everything=everything
     )
-    status = few.run(x, *arrays, *numbers, out, totals, team_of(threads))
     return status, out, totals
+
+
+def called(arrays, x, out, totals, threads, numbers, norm, limit, turn, *, everything=False):
+    """`run_at` for a layer whose sketch and weights are these arrays."""
+    x = np.ascontiguousarray(x)
+    table = table_of(arrays, norm, numbers, everything=everything)
+    at = (x.ctypes.data, out.ctypes.data, len(x), float(limit))
+    return run_at(*table, *at, turn, totals, team_of(threads))
 
 
 def bits(array):

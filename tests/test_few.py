@@ -8,10 +8,10 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from drawn import ACTIVATIONS, bits, drawn, kernel, reference, shapes
+from drawn import ACTIVATIONS, bits, called, drawn, kernel, reference, shapes
 from reluctant.kernels import few
 from reluctant.kernels.codes import HARDSWISH, RELU
-from reluctant.kernels.team import ALONE, team_of
+from reluctant.kernels.norm import Norm
 
 
 def check_bit_for_bit(shape, kind):
@@ -154,11 +154,22 @@ def test_a_few_crowded_blocks_are_still_served():
 
 
 def test_a_call_is_served_until_most_blocks_are_crowded():
-    *layer, x = drawn(2, 64, 2 * few.BLOCK, 2, shift=-2.0)
-    layer[1][: few.BLOCK] = 5.0
+    *layer, x = drawn(2, 64, 4 * few.BLOCK, 2, shift=-2.0)
+    layer[1][-2 * few.BLOCK :] = 5.0
     assert kernel(2, layer, x, limit=0.3)[0] == few.DONE
     layer[1][few.BLOCK :] = 5.0
     assert kernel(2, layer, x, limit=0.3)[0] == few.DENSE
+
+
+@pytest.mark.parametrize("threads", [1, 2, 3])
+def test_the_first_block_decides(threads):
+    """For one or two tokens; others are sampled."""
+    *layer, x = drawn(2, 64, 8 * few.BLOCK, 1, shift=-2.0)
+    layer[1][: few.BLOCK] = 5.0
+    status, out, totals = kernel(threads, layer, x, limit=0.3)
+    assert status == few.DENSE
+    assert (out == 7).all()
+    assert totals.tolist() == [0, 0]
 
 
 @pytest.mark.parametrize("threads", [1, 2, 3])
@@ -185,8 +196,8 @@ def test_the_sample_is_of_tokens_all_over():
 @pytest.mark.parametrize(("tokens", "status"), [(2, few.DONE), (3, few.DENSE)])
 def test_one_or_two_tokens_are_tried_without_a_sample(tokens, status):
     *layer, x = drawn(2, 64, 2048, tokens, shift=-2.0)
-    layer[1][:100] = 5.0
-    assert kernel(2, layer, x, limit=0.3)[0] == status
+    layer[1][: few.SAMPLE] = 5.0  # half of the first block
+    assert kernel(2, layer, x, limit=0.6)[0] == status
 
 
 def test_all_threads_flush_subnormals_or_none():
@@ -217,7 +228,6 @@ def test_weights_that_left_their_sketch_are_noticed(where):
     rows = np.arange(1024)
     if where == "corner":
         changed[5, 5] += np.float32(1e-3)
-        turn = 1  # of one row in four
     else:
         changed *= np.float32(1.5)  # all rows, behind what is remembered of each
         changed[rows, rows % 64] = keys[rows, rows % 64]
@@ -227,12 +237,10 @@ def test_weights_that_left_their_sketch_are_noticed(where):
         else:
             changed[0] = keys[0]  # and behind the row whose turn it is
     arrays = layer_of(sketch, changed, bias, values, value_bias, keys)
-    none = keys[:0, 0], 0.0  # no norm
+    out, totals = np.empty_like(x), np.zeros(2, np.int64)
+    rest = ((sketch.max_norm, sketch.slack, 0.0, RELU, False, True), Norm(keys[:0, 0], 0.0), 2.0)
     for threads in (1, 2, 3):
-        out, totals = np.empty_like(x), np.zeros(2, np.int64)
-        rest = (sketch.max_norm, sketch.slack, 0.0, RELU, False, True, 2.0, False)
-        team = team_of(threads)
-        assert few.run(x, *arrays, *rest, turn, *none, out, totals, team) == few.STALE
+        assert called(arrays, x, out, totals, threads, *rest, turn) == few.STALE
     honest = layer_of(sketch, keys, bias, values, value_bias)
     for turn in range(len(keys)):
-        assert few.run(x, *honest, *rest, turn, *none, out, totals, ALONE) == few.DONE
+        assert called(honest, x, out, totals, 1, *rest, turn) == few.DONE

@@ -5,6 +5,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
+from reluctant.kernels.bound import room
 from reluctant.kernels.compile import kernel
 from reluctant.kernels.entries import as_float, range_of
 from reluctant.kernels.lanes import GROUP, possible
@@ -76,9 +77,11 @@ def estimate(i: int, m: int, tokens: Any, sums: Any, layer: Any, rule: Any) -> A
     bias = np.float64(as_float(layer.bias[i]))
     total = tokens.step[m] * (sums[m, i] - tokens.middle * np.float64(layer.row_sum[i]))
     e = np.float64(layer.scale[i]) * total + bias
-    room = tokens.norm[m] * np.float64(layer.radius[i])
-    room += tokens.loss[m] * np.float64(layer.own_norm[i])
-    return e, room + rule.slack * abs(bias)
+    far = room(
+        *(tokens.norm[m], np.float64(layer.radius[i])),
+        *(tokens.loss[m], np.float64(layer.own_norm[i]), rule.slack, bias),
+    )
+    return e, far
 
 
 @kernel(inline="always")
@@ -96,9 +99,9 @@ def _possible(start: int, hi: int, m: int, tokens: Any, sums: Any, layer: Any, r
         for i in range(start, min(start + GROUP, hi)):
             kept = rule.everything
             if not whole:
-                e, room = estimate(i, m, tokens, sums, layer, rule)
+                e, far = estimate(i, m, tokens, sums, layer, rule)
                 # Written so that NaN, wherever it comes from, makes a candidate.
-                kept |= not ((e + room < rule.threshold) & (abs(e) < HUGE))
+                kept |= not ((e + far < rule.threshold) & (abs(e) < HUGE))
             if rule.gated:  # an infinite factor makes NaN of a zero
                 kept |= not (abs(as_float(layer.factor_bias[i])) < tame_bias(layer))
             bits |= np.uint64(kept) << np.uint64(i - start)

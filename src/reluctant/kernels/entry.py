@@ -32,10 +32,13 @@ def _pointer(_: Any, address: Any, like: Any) -> Any:
     return kind(types.int64, like), generate
 
 
-def table_of(layer: Layer, norm: Norm, numbers: Sequence[float]) -> tuple[Any, ...]:
+def table_of(
+    layer: Layer, norm: Norm, numbers: Sequence[float], *, everything: bool = False
+) -> tuple[Any, ...]:
     """What `run_at` takes first. The arrays have to outlive it.
 
-    numbers: max_norm, slack, threshold, code, gated, in_integers (as `few.run` takes them).
+    numbers: max_norm, slack, threshold, code, gated, in_integers; everything: likewise (as
+    `few.run` takes them).
     """
     d_ff, d_model = layer.rows.shape
     live = (layer.live_gates, layer.live_factors, layer.live_values)
@@ -43,7 +46,9 @@ def table_of(layer: Layer, norm: Norm, numbers: Sequence[float]) -> tuple[Any, .
     sizes = (d_ff, d_model, *layer.q.shape[:2], norm.weight.size, layer.sums.shape[1], *watched)
     addresses = [array.ctypes.data for array in (*layer, norm.weight)]
     max_norm, slack, threshold, *integers = numbers
-    table: npt.NDArray[np.int64] = np.array([*addresses, *sizes, *map(int, integers)], np.int64)
+    table: npt.NDArray[np.int64] = np.array(
+        [*addresses, *sizes, *map(int, integers), int(everything)], np.int64
+    )
     return table, np.array([max_norm, slack, threshold, norm.eps]), layer.rows[:0, 0]
 
 
@@ -58,7 +63,7 @@ def run_at(
     """
     at, more = table, table[_ARRAYS:]
     d_ff, d, groups, quads, normed, longest = more[0], more[1], more[2], more[3], more[4], more[5]
-    code, gated, in_integers = more[12], more[13], more[14]
+    code, gated, in_integers, everything = more[12], more[13], more[14], more[15]
     floats, integers, bytes_ = np.empty(0, np.float32), np.empty(0, np.int32), np.empty(0, np.int8)
     flags, sums = np.empty(0, np.int64), np.empty(0, np.uint64)
     return few.run(
@@ -88,7 +93,7 @@ def run_at(
         gated != 0,
         in_integers != 0,
         limit,
-        False,
+        everything != 0,
         turn,
         carray(_pointer(at[18], kind), (normed,)),
         numbers[3],

@@ -89,8 +89,8 @@ def _confirm(lo: int, m: int, tokens: Any, sums: Any, layer: Any, rule: Any, ind
         i = index[p]
         following = index[min(p + 1, lo + count - 1)]
         z = key_dot_ahead(layer.rows, i, tokens.x, m, d, following) + as_float(layer.bias[i])
-        e, room = estimate(i, m, tokens, sums, layer, rule)
-        stale |= (abs(np.float64(z) - e) > room) & (abs(e) < HUGE)
+        e, far = estimate(i, m, tokens, sums, layer, rule)
+        stale |= (abs(np.float64(z) - e) > far) & (abs(e) < HUGE)
         fires = is_active(rule.code, rule.threshold, z)
         # An infinite factor makes NaN of a zero, so where it may be one, zeros go on, too.
         tame = not tokens.huge[m] and abs(as_float(layer.factor_bias[i])) < tame_bias(layer)
@@ -141,6 +141,8 @@ def _crowded(x: Any, max_norm: float, layer: Any, rule: Any) -> Any:
 @kernel()
 def _try(b: int, tokens: Any, layer: Any, rule: Any, s: Any, limit: float) -> None:
     """Sketch and confirm one block of neurons. Its counts: candidates, gave up, stale."""
+    if s.counts[0, 1]:  # the verdict is known: nothing is done in vain
+        return
     d_ff, many = layer.rows.shape[0], tokens.x.shape[0]
     lo = b * BLOCK
     hi = min(lo + BLOCK, d_ff)
@@ -172,7 +174,8 @@ def _settle(tokens: Any, layer: Any, rule: Any, norm: Any, s: Any, verdict: Any)
 
     verdict: DONE, DENSE or STALE, active neurons, candidates.
     """
-    if 2 * s.counts[:, 1].sum() > s.found.shape[0]:  # most blocks gave up
+    # The first block decides, so that the others need not be tried; or most of them.
+    if s.counts[0, 1] or 2 * s.counts[:, 1].sum() > s.found.shape[0]:
         verdict[0] = DENSE
         return
     for b in range(s.found.shape[0]):  # rare: a few crowded blocks among sparse ones
@@ -240,7 +243,7 @@ def run(
         live_gates, live_factors, live_values, copied, corner, first, sums,
     )  # fmt: skip
     rule = Rule(threshold, code, slack, gated, in_integers, limit, everything, turn)
-    # One or two tokens: no try is long, and few are in vain. The sample was 5 to 10 % of theirs.
+    # One or two tokens: the first block is sample enough. Another was 5 to 10 % of their time.
     if limit < 1 and x.shape[0] > 2 and _crowded(x, max_norm, layer, rule):
         return DENSE
     tokens = Tokens(*take_tokens(x, q.shape[1] * QUAD, max_norm, in_integers))

@@ -13,6 +13,7 @@ from numba import types
 from numba.core import cgutils
 from numba.extending import intrinsic
 
+from reluctant.kernels.bound import bias_room, magnitude, sketch_room
 from reluctant.kernels.vector import I32, I64, LANES, Emitter
 
 GROUP = 64  # neurons side by side
@@ -161,9 +162,6 @@ def possible(
 
     def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
         e, b = Emitter(context, builder, signature, args), builder
-        magnitude = cgutils.get_or_insert_function(
-            b.module, ir.FunctionType(_VF64, [_VF64]), "llvm.fabs.v16f64"
-        )
         sums_row = e.row(*e.array(0), args[1])
         pointers = {k: e.array(k)[0] for k in (3, 4, 5, 6, 7)}
         step_, middle_, norm_, loss_, slack_, threshold_, huge_ = (
@@ -184,11 +182,11 @@ def possible(
             total = b.fmul(step_, b.fsub(total, b.fmul(middle_, wide(6, at))))
             bias_ = wide(7, at)
             estimate = b.fadd(b.fmul(wide(3, at), total), bias_)
-            room = b.fadd(b.fmul(norm_, wide(4, at)), b.fmul(loss_, wide(5, at)))
-            room = b.fadd(room, b.fmul(slack_, b.call(magnitude, [bias_])))
+            room = sketch_room(b, norm_, wide(4, at), loss_, wide(5, at))
+            room = b.fadd(room, bias_room(b, slack_, bias_))
             ruled_out = b.and_(
                 b.fcmp_ordered("<", b.fadd(estimate, room), threshold_),
-                b.fcmp_ordered("<", b.call(magnitude, [estimate]), huge_),
+                b.fcmp_ordered("<", magnitude(b, estimate), huge_),
             )
             lanes = b.zext(b.bitcast(b.not_(ruled_out), ir.IntType(LANES)), I64)
             bits = b.or_(bits, b.shl(lanes, I64(part * LANES)))

@@ -33,6 +33,7 @@ from numba.core import cgutils
 from numba.extending import intrinsic
 
 from reluctant.kernels import integer, words
+from reluctant.kernels.bound import sketch_room
 from reluctant.kernels.candidates import HUGE
 from reluctant.kernels.compile import kernel
 from reluctant.kernels.lanes import GROUP
@@ -242,7 +243,7 @@ def kept(
             at = part * LANES
             scale, bias, radius, own = (load(r, at, _WIDE) for r in rows)
             total = b.fmul(b.sitofp(load(row, at, _SUMS), _WIDE), step_)
-            room = b.fadd(b.fmul(norm_, radius), b.fmul(loss_, own))
+            room = sketch_room(b, norm_, radius, loss_, own)
             bound = b.fadd(b.fadd(b.fmul(total, scale), bias), room)
             # "Not below" is true for NaN, wherever it comes from.
             found = b.fcmp_unordered(">=", bound, threshold_)

@@ -16,6 +16,7 @@ import numpy as np
 import numpy.typing as npt
 
 from reluctant.kernels.activate import activate, is_active
+from reluctant.kernels.bound import room
 from reluctant.kernels.candidates import HUGE, Layer, Rule
 from reluctant.kernels.compile import kernel
 from reluctant.kernels.few import DENSE, DONE, STALE
@@ -131,8 +132,8 @@ def _confirm(g: int, at: int, first: int, last: int, x: Any, integers: Any, laye
             end += is_active(rule.code, rule.threshold, z)
             bias = np.float64(layer.bias[base + r])
             e = s.terms[0, r] * (step * s.sums[m - first, r]) + bias
-            room = norm * s.terms[2, r] + loss * s.terms[3, r] + rule.slack * abs(bias)
-            stale |= abs(np.float64(z) - e) > room
+            far = room(norm, s.terms[2, r], loss, s.terms[3, r], rule.slack, bias)
+            stale |= abs(np.float64(z) - e) > far
         s.found[at, m - first] = end - begin
     if rule.gated:
         p = 0
