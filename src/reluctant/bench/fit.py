@@ -1,5 +1,6 @@
 """From measured cells to a table of limits."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise, product
 from typing import Any
@@ -44,11 +45,13 @@ class Cell:
         return self.seconds["auto"] / self.best
 
 
-def limits_of(cells: list[Cell]) -> Limits:
+def limits_of(cells: list[Cell], largest: Sequence[float] = (0.0, 0.0, 0.0)) -> Limits:
     """The limits for one dtype, size and number of tokens, from its cells in rising density.
 
     Of all limits between the cells' shares those with the least regret, squared: bad cells count
-    most. A way that gives up costs what it cost to try. No limit is above the largest share.
+    most. A way that gives up costs what it cost to try. No limit is above the largest share of
+    these cells or, where all of them pass, of their size (`largest`): drawn shares differ a little
+    from one number of tokens to the next.
 
     >>> others = {"dense": 2.0, "few in vain": 2.1}
     >>> cells = [
@@ -70,8 +73,8 @@ def limits_of(cells: list[Cell]) -> Limits:
     """
     shares = zip(*(cell.shares for cell in cells), strict=True)
     offered = [
-        _between(list(of)) if way in cells[0].seconds else [0.0]
-        for way, of in zip(WAYS, shares, strict=True)
+        _between(list(of), top) if way in cells[0].seconds else [0.0]
+        for way, of, top in zip(WAYS, shares, largest, strict=True)
     ]
 
     def regret(limits: Limits) -> float:
@@ -80,10 +83,10 @@ def limits_of(cells: list[Cell]) -> Limits:
     return min((Limits(*found) for found in product(*offered)), key=regret)
 
 
-def _between(shares: list[float]) -> list[float]:
+def _between(shares: list[float], largest: float) -> list[float]:
     """Limits that tell one cell from the next, and those that none or all pass."""
     halfway = [round((one + other) / 2, 3) for one, other in pairwise(shares)]
-    return [0.0, *halfway, round(shares[-1], 3)]
+    return [0.0, *halfway, round(max(shares[-1], largest), 3)]
 
 
 def expected(cell: Cell, limits: Limits) -> float:
@@ -129,11 +132,11 @@ def table_of(cells: list[Cell], about: Table) -> Table:
         tokens = sorted({c.tokens for c in mine} | {4 * FEW_TOKENS})
         raw = np.zeros((len(sizes), len(tokens), len(WAYS)))
         top = np.zeros((len(sizes), len(WAYS)))
-        for (i, size), (j, count) in product(enumerate(sizes), enumerate(tokens)):
-            here = [c for c in mine if (c.weights, c.tokens) == (size, count)]
-            raw[i, j] = limits_of(here) if here else raw[i - 1, j] if i else 0.0
         for i, size in enumerate(sizes):
             top[i] = np.max([c.shares for c in mine if c.weights == size], axis=0).round(3)
+        for (i, size), (j, count) in product(enumerate(sizes), enumerate(tokens)):
+            here = [c for c in mine if (c.weights, c.tokens) == (size, count)]
+            raw[i, j] = limits_of(here, top[i]) if here else raw[i - 1, j] if i else 0.0
         fitted = _monotone(raw, top, np.array(tokens) <= FEW_TOKENS)
         largest[dtype] = dict(zip(map(str, sizes), top.tolist(), strict=True))
         limits[dtype] = {
