@@ -16,7 +16,7 @@ from reluctant.kernels.vector import I8, I32, I64
 
 # Work is in bytes read, about ten to a nanosecond and thread.
 _SHARE = 1 << 19  # of a thread: below, dividing the work costs more than it saves
-_WAKE = 3 << 19  # of all: below, a sleeping thread would come too late
+_WAKE = 1 << 20  # of all: below, a sleeping thread would come too late
 
 Team = tuple[int, int, int]
 ALONE: Team = (0, 1, 0)
