@@ -112,6 +112,19 @@ def test_a_square_that_overflows_is_left_to_the_dense_way():
     assert not layer(x).isfinite().all()
 
 
+def test_a_factor_that_only_its_bias_makes_overflow():
+    """60,000 + 10,000, times a thousandth: infinite in the dense way, 70 in float32."""
+    layer = FeedForward(64, 256, "reglu").requires_grad_(False)
+    layer.gate.weight[5], layer.gate.bias[5] = 0.0, 0.001
+    layer.up.weight[5], layer.up.bias[5] = 60000.0 / 64, 10000.0
+    layer.half()
+    engine = Engine(layer.up, layer.down, layer.activation, gate=layer.gate, way="few")
+    x = torch.ones(1, 64).half()
+    wanted = layer(x)
+    assert not wanted.isfinite().any()
+    torch.testing.assert_close(engine(x), wanted, equal_nan=True)
+
+
 @pytest.mark.parametrize(("threshold", "way"), [(0.5, "few"), (0.3, "dense")])
 def test_thresholds(threshold, way):
     layer = FeedForward(64, 256, dtype=torch.float16).requires_grad_(False)

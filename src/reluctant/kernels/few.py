@@ -104,7 +104,8 @@ def _confirm(lo: int, m: int, tokens: Any, sums: Any, layer: Any, rule: Any, ind
         for p in range(lo, at):
             i, following = active[p], active[min(p + 1, at - 1)]
             factor = key_dot_ahead(layer.factors, i, tokens.x, m, d, following)
-            active_h[p] *= factor + as_float(layer.factor_bias[i])
+            factor += as_float(layer.factor_bias[i])
+            active_h[p] *= factor
             beyond |= end <= max(abs(factor), abs(active_h[p])) < np.inf
     return -1 if stale else -2 if beyond else at - lo
 
