@@ -151,8 +151,9 @@ class Sketch:
             )
         radius = radius_of(radius_terms(norms, d))
         radius[scale == 0] = np.inf  # too small to be sketched: never certified
+        quads = q.view(np.int32).reshape(groups, GROUP, -1)  # moved as one number each
         return Sketch(
-            q=q.reshape(groups, GROUP, -1, QUAD).transpose(0, 2, 1, 3).copy(),
+            q=quads.transpose(0, 2, 1).copy().view(np.int8).reshape(groups, -1, GROUP, QUAD),
             scale=scale,
             radius=radius,
             own_norm=radius_of(norms[:, 1:2]),

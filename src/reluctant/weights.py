@@ -10,6 +10,7 @@ kernels read a copy of the engine's own.
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import numpy.typing as npt
 import torch
 from torch import Tensor, nn
@@ -146,7 +147,18 @@ class Matrix:
     def of(weight: Tensor) -> "Matrix":
         """Of a weight (d_ff, d_model) for which there is a `stored_as`."""
         stored, columns = stored_as(weight) or (weight.data, False)
-        return Matrix(stored, stored.t().contiguous() if columns else stored, columns)
+        return Matrix(stored, _columns_of(stored) if columns else stored, columns)
+
+
+def _columns_of(matrix: Tensor) -> Tensor:
+    """A copy of its columns as rows.
+
+    In NumPy's memory: of 4 MB on it asks the system for large pages, where torch does not. Writing
+    it the first time takes half as long, and reading it from memory up to a tenth less.
+    """
+    held = as_array(matrix)
+    columns = torch.from_numpy(np.empty(held.shape[::-1], held.dtype)).view(matrix.dtype)
+    return columns.copy_(matrix.t())
 
 
 def as_array(tensor: Tensor) -> npt.NDArray[Any]:

@@ -23,7 +23,7 @@ _ARRAYS = len(Layer._fields) + 1  # and the norm's weights
 
 @intrinsic
 def _pointer(_: Any, address: Any, like: Any) -> Any:
-    """An address as a pointer to numbers of the kind that the array `like` holds."""
+    """An address as a pointer to numbers of a type, or of the one that an array holds."""
     kind = types.CPointer(like.dtype)
 
     def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
@@ -64,15 +64,13 @@ def run_at(
     at, more = table, table[_ARRAYS:]
     d_ff, d, groups, quads, normed, longest = more[0], more[1], more[2], more[3], more[4], more[5]
     code, gated, in_integers, everything = more[12], more[13], more[14], more[15]
-    floats, integers, bytes_ = np.empty(0, np.float32), np.empty(0, np.int32), np.empty(0, np.int8)
-    flags, sums = np.empty(0, np.int64), np.empty(0, np.uint64)
     return few.run(
         carray(_pointer(x_at, kind), (tokens, d)),
-        carray(_pointer(at[0], bytes_), (groups, quads, GROUP, QUAD)),
-        carray(_pointer(at[1], floats), (d_ff,)),
-        carray(_pointer(at[2], floats), (d_ff,)),
-        carray(_pointer(at[3], floats), (d_ff,)),
-        carray(_pointer(at[4], integers), (d_ff,)),
+        carray(_pointer(at[0], np.int8), (groups, quads, GROUP, QUAD)),
+        carray(_pointer(at[1], np.float32), (d_ff,)),
+        carray(_pointer(at[2], np.float32), (d_ff,)),
+        carray(_pointer(at[3], np.float32), (d_ff,)),
+        carray(_pointer(at[4], np.int32), (d_ff,)),
         carray(_pointer(at[5], kind), (d_ff, d)),
         carray(_pointer(at[6], kind), (d_ff,)),
         carray(_pointer(at[7], kind), (d_ff, d)),
@@ -82,10 +80,10 @@ def run_at(
         carray(_pointer(at[11], kind), (more[6], more[7])),
         carray(_pointer(at[12], kind), (more[8], more[9])),
         carray(_pointer(at[13], kind), (more[10], more[11])),
-        carray(_pointer(at[14], flags), (3,)),
+        carray(_pointer(at[14], np.int64), (3,)),
         carray(_pointer(at[15], kind), (3, longest)),
         carray(_pointer(at[16], kind), (3, d_ff)),
-        carray(_pointer(at[17], sums), (3, longest)),
+        carray(_pointer(at[17], np.uint64), (3, longest)),
         numbers[0],
         numbers[1],
         numbers[2],

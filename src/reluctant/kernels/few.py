@@ -120,23 +120,31 @@ def _sums(lo: int, hi: int, tokens: Any, layer: Any, rule: Any, sums: Any) -> No
 
 
 @kernel()
+def _too_many(count: int, of: int, limit: float) -> Any:
+    """Whether a sample of so many tells that there are more than the limit: by two of the standard
+    deviations that drawing it has, as otherwise half the calls at the limit are tried in vain."""
+    return limit < 1 and count > limit * of + 2 * np.sqrt(of * limit * (1 - limit))
+
+
+@kernel()
 def _crowded(x: Any, max_norm: float, layer: Any, rule: Any) -> Any:
     """Whether a few tokens have too many candidates among the first neurons.
 
     So a try in vain is short: it wakes no other thread.
     """
-    count, d_ff, tokens = 0, layer.rows.shape[0], x.shape[0]
-    taken, hi = min(SAMPLE_TOKENS, tokens), min(d_ff, SAMPLE)
+    count, tokens, lo = 0, x.shape[0], np.int64(0)  # a literal 0 would have callees compiled anew
+    taken, hi = min(SAMPLE_TOKENS, tokens), min(layer.rows.shape[0], SAMPLE)
     rows = np.empty((taken, x.shape[1]), x.dtype)
     for m in range(taken):
-        rows[m] = x[tokens * m // taken]
+        for j in range(x.shape[1]):
+            rows[m, j] = x[tokens * m // taken, j]
     sample = Tokens(*take_tokens(rows, layer.q.shape[1] * QUAD, max_norm, rule.in_integers))
     sums = np.empty((taken, -(-hi // GROUP) * GROUP), np.float64)
     index = np.empty(hi, np.int32)
-    _sums(0, hi, sample, layer, rule, sums)
+    _sums(lo, hi, sample, layer, rule, sums)
     for m in range(taken):
-        count += select(0, hi, m, sample, sums, layer, rule, index)
-    return count > rule.limit * hi * taken
+        count += select(lo, hi, m, sample, sums, layer, rule, index)
+    return _too_many(count, hi * taken, rule.limit)
 
 
 @kernel()
@@ -157,7 +165,7 @@ def _try(b: int, tokens: Any, layer: Any, rule: Any, s: Any, limit: float) -> No
     for m in range(many):
         s.found[b, m] = select(lo, hi, m, tokens, s.sums, layer, rule, s.candidates[m])
         s.counts[b, 0] += s.found[b, m]
-    s.counts[b, 1] = s.counts[b, 0] > limit * (hi - lo) * many
+    s.counts[b, 1] = _too_many(s.counts[b, 0], (hi - lo) * many, limit)
     if s.counts[b, 1]:
         return
     s.counts[b, 2] = watched_changed(layer, lo, hi, rule.turn)
@@ -173,27 +181,32 @@ def _try(b: int, tokens: Any, layer: Any, rule: Any, s: Any, limit: float) -> No
 def _settle(tokens: Any, layer: Any, rule: Any, norm: Any, s: Any, verdict: Any) -> None:
     """Between the steps: the verdict, and the blocks' active neurons in one list, normalised.
 
-    verdict: DONE, DENSE or STALE, active neurons, candidates.
+    verdict: zeros; becomes DONE, DENSE or STALE, active neurons, candidates. (Loops instead of sums
+    and copies of arrays here and elsewhere: each kind of those takes Numba 0.1 to 3 s to compile.)
     """
+    blocks, crowded, stale, beyond = s.found.shape[0], 0, 0, 0
+    for b in range(blocks):
+        crowded += s.counts[b, 1]
     # The first block decides, so that the others need not be tried; or most of them.
-    if s.counts[0, 1] or 2 * s.counts[:, 1].sum() > s.found.shape[0]:
+    if s.counts[0, 1] or 2 * crowded > blocks:
         verdict[0] = DENSE
         return
-    for b in range(s.found.shape[0]):  # rare: a few crowded blocks among sparse ones
-        if s.counts[b, 1]:
+    for b in range(blocks):
+        if s.counts[b, 1]:  # rare: a few crowded blocks among sparse ones
             _try(b, tokens, layer, rule, s, np.inf)
+        verdict[2] += s.counts[b, 0]
+        stale |= s.counts[b, 2]
+        beyond |= s.counts[b, 3]
     for m in range(s.found.shape[1]):
         at = 0
-        for b in range(s.found.shape[0]):
+        for b in range(blocks):
             for p in range(b * BLOCK, b * BLOCK + s.found[b, m]):
                 s.active[m, at] = s.active[m, p]
                 s.active_h[m, at] = s.active_h[m, p]
                 at += 1
         s.lengths[m] = at
-    stale, beyond = s.counts[:, 2].sum() > 0, s.counts[:, 3].sum() > 0
+        verdict[1] += at
     verdict[0] = STALE if stale else DENSE if beyond else DONE
-    verdict[1] = s.lengths.sum()
-    verdict[2] = s.counts[:, 0].sum()
     if norm.weight.size > 0 and not normalise(norm, s.active, s.active_h, s.lengths):
         verdict[0] = DENSE
 
@@ -254,5 +267,6 @@ def run(
     _settle(tokens, layer, rule, Norm(norm, eps), s, verdict)
     if verdict[0] == DONE:
         spread(_columns, team, -(-out.shape[1] // CHUNK), (layer, s, out))
-        totals += verdict[1:]
+        totals[0] += verdict[1]
+        totals[1] += verdict[2]
     return int(verdict[0])

@@ -157,11 +157,11 @@ def combine(z: Any, threshold: float, code: int, values: Any, bias: Any, limit: 
     tokens, d_ff = z.shape
     counts, pieces = np.empty(tokens, np.int64), -(-tokens // _LISTED)
     spread(_counts, team, pieces, (z, threshold, code, counts))
-    active = counts.sum()
+    starts = _starts(counts)
+    active = starts[-1]
     if active > limit * tokens * d_ff:
         return -1
-    starts = _starts(counts)
-    index, weight = np.empty(starts[-1], np.int32), np.empty(starts[-1], np.float32)
+    index, weight = np.empty(active, np.int32), np.empty(active, np.float32)
     size = block_size(out.shape[1], d_ff)
     bounds = np.empty((tokens, -(-d_ff // size), 2), np.int64)
     spread(_lists, team, pieces, (z, threshold, code, starts, size, bounds, index, weight))

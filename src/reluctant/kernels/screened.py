@@ -206,14 +206,15 @@ def _crowded(x: Any, layer: Any, rule: Any, max_norm: float) -> Any:
     sample = Integers(*room_for_integers(taken, QUAD * layer.q.shape[1]))
     for k in range(taken):
         to_integers(k, x[tokens * k // taken], max_norm, sample)
-    rooms = Scratch(*_rooms(1, sample.digits.shape[0], 1))
+    one = np.int64(1)  # a literal 0 or 1 would have callees compiled anew
+    rooms = Scratch(*_rooms(one, sample.digits.shape[0], one))
     room = Scratch(
         rooms.sums[0], rooms.start[0], rooms.terms[0], rooms.bits[0], rooms.row[0],
         rooms.weight[0], rooms.found[0],
     )  # fmt: skip
     count = neurons = 0
     for g in range(0, groups, every):
-        count += _screen(g, 0, taken, sample, layer, rule, room)
+        count += _screen(g, one - 1, taken, sample, layer, rule, room)
         neurons += min(GROUP, layer.scale.shape[0] - g * GROUP)
     return count > rule.limit * neurons * taken
 
@@ -223,6 +224,17 @@ def _room_for_lists(tokens: int, pieces: int, d_ff: int, blocks: int) -> Any:
     """As large as every neuron being active would need; what is not used is never touched."""
     index, weight = np.empty(tokens * d_ff, np.int32), np.empty(tokens * d_ff, np.float32)
     return index, weight, np.empty((tokens, blocks, 2), np.int64), np.zeros((pieces, 8), np.int64)
+
+
+@kernel()
+def _factors_overflow(integers: Any, factor_bias: Any) -> Any:
+    """Whether one may: an infinite factor makes NaN of a zero. A rare call, and the dense way's."""
+    overflow = False
+    for m in range(integers.huge.shape[0]):
+        overflow |= integers.huge[m]
+    for i in range(factor_bias.shape[0]):
+        overflow |= not abs(factor_bias[i]) < HUGE
+    return overflow
 
 
 @kernel()
@@ -250,8 +262,7 @@ def run(
     integers = Integers(*room_for_integers(tokens, QUAD * q.shape[1]))
     padded = integers.digits.shape[0]
     spread(_integers, team, -(-padded // _CONVERTED), (x, integers, max_norm))
-    # An infinite factor makes NaN of a zero: a rare call, and the dense way's.
-    if gated and (integers.huge.any() or not (np.abs(factor_bias) < HUGE).all()):
+    if gated and _factors_overflow(integers, factor_bias):
         return DENSE
     length, size = _token_block(tokens, d), block_size(d, d_ff)
     blocks = -(-d_ff // size)
@@ -259,9 +270,14 @@ def run(
     lists = Lists(*_room_for_lists(tokens, pieces, d_ff, blocks))
     rooms = Scratch(*_rooms(max(team[1], 1), length, size // GROUP))
     spread(_piece, team, pieces, (length, size, x, integers, layer, rule, rooms, lists))
-    if lists.counts[:, 2].sum() > 0:
+    stale = active = candidates = 0
+    for k in range(pieces):
+        active += lists.counts[k, 0]
+        candidates += lists.counts[k, 1]
+        stale |= lists.counts[k, 2]
+    if stale:
         return STALE
     add_values(lists.bounds, lists.neuron, lists.weight, values, value_bias, out, team)
-    totals[0] += lists.counts[:, 0].sum()
-    totals[1] += lists.counts[:, 1].sum()
+    totals[0] += active
+    totals[1] += candidates
     return DONE

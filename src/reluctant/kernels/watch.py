@@ -66,7 +66,8 @@ def remember(stored: Any, copied: int, corner: Any, first: Any, sums: Any) -> No
         corner[r] = stored[r, r % stored.shape[1]]
         sums[r] = row_sum(stored[r])
     if copied != 0 and stored.shape[0] > 0:
-        first[:] = stored[0]
+        for i in range(stored.shape[1]):
+            first[i] = stored[0, i]
 
 
 @kernel()
@@ -77,10 +78,11 @@ def _changed(stored: Any, k: int, copied: Any, corner: Any, first: Any, sums: An
         return False
     hi = min(hi, d_ff)
     start, stop = rows * lo // d_ff, rows * hi // d_ff  # the stored rows' share of these neurons
-    flat, then, off = stored.reshape(-1), corner[k], np.uint64(0)
-    # Nothing here waits for memory: many reads are on their way at once.
+    column, off = start % width, np.uint64(0)
+    # Nothing here waits for memory, or for a division: many reads are on their way at once.
     for r in range(start, stop):
-        off |= _bits(flat[r * width + r % width]) ^ _bits(then[r])
+        off |= _bits(stored[r, column]) ^ _bits(corner[k, r])
+        column = column + 1 if column + 1 < width else 0
     if copied[k] != 0:
         for i in range(lo, hi):
             off |= _bits(stored[0, i]) ^ _bits(first[k, i])

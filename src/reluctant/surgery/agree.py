@@ -8,8 +8,9 @@ from torch import Tensor, nn
 from reluctant.surgery.site import Site
 from reluctant.weights import eps_of
 
-# Tokens looked at in one comparison, neurons in one piece: bounds time and memory at any size.
-TOKENS, NEURONS = 64, 1024
+# Pre-activations looked at in one comparison, tokens at least and at most, weights in one piece:
+# what bounds its time at any size. Larger pieces fall out of the cache.
+LOOKS, FEWEST, MOST, PIECE = 2**17, 16, 64, 2**18
 SIGMAS = 6.0
 # Factors of a product are rounded to these, on processors that can, if the user allows it
 # (torch.set_float32_matmul_precision).
@@ -20,9 +21,9 @@ _SHORT = {"bf16": torch.finfo(torch.bfloat16).eps, "tf32": 2.0**-10}
 def agree(site: Site, x: Tensor, ours: Tensor, theirs: Tensor) -> bool:
     """Whether `ours` is what `theirs` is, but for what rounding may do to this very input.
 
-    x, ours, theirs: (..., d_model), or nested tensors of such. Looks at up to 64 tokens, evenly
-    spread, and at elements of theirs that are finite: NaN and infinities in x leave nothing to
-    compare.
+    x, ours, theirs: (..., d_model), or nested tensors of such. Looks at up to 64 tokens (fewer of
+    wide layers, 16 at least), evenly spread, and at elements of theirs that are finite: NaN and
+    infinities in x leave nothing to compare.
     """
     if ours.dtype != theirs.dtype or ours.is_nested != theirs.is_nested:
         return False
@@ -32,7 +33,8 @@ def agree(site: Site, x: Tensor, ours: Tensor, theirs: Tensor) -> bool:
     if ours.shape != theirs.shape:
         return False
     count = x.shape[0]
-    picked = torch.linspace(0, count - 1, min(count, TOKENS), device="cpu").round().long()
+    taken = min(count, MOST, max(FEWEST, LOOKS // site.d_ff))
+    picked = torch.linspace(0, count - 1, taken, device="cpu").round().long()
     x, ours, theirs = x[picked].double(), ours[picked].double(), theirs[picked].double()
     slack = _slack(site, x)
     counts = theirs.isfinite() & slack.isfinite()
@@ -61,8 +63,9 @@ def _slack(site: Site, x: Tensor) -> Tensor:
     short = _SHORT.get(products.fp32_precision, 0.0)
     y, variance = x.new_zeros(x.shape), x.new_zeros(x.shape)
     squares, loose = x.new_zeros(len(x), 1), x.new_zeros(len(x), 1)
-    for start in range(0, site.d_ff, NEURONS):
-        piece = slice(start, start + NEURONS)
+    neurons = max(PIECE // site.d_model, 1)
+    for start in range(0, site.d_ff, neurons):
+        piece = slice(start, start + neurons)
         z, z_error = _product(site.gate or site.up, x, piece, short)
         h = site.activation(z)
         h_error = unit * z.abs() + info.tiny
