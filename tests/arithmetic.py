@@ -10,6 +10,7 @@ from reluctant.freshness import remembered
 from reluctant.kernels import sums
 from reluctant.kernels.candidates import Layer, Rule, select
 from reluctant.kernels.codes import RELU
+from reluctant.kernels.lanes import GROUP
 from reluctant.sketch import Sketch
 from reluctant.weights import Matrix
 
@@ -95,9 +96,9 @@ def candidates(sketch: Sketch, keys, bias, x, threshold=0.0, slack=None, in_inte
     found = np.empty((len(x), len(sketch.rows)))
     for group in range(len(sketch.q)):
         if in_integers:
-            sums.integer_sums(group, tokens, sketch.q, found)
+            sums.integer_sums(group, tokens, sketch.q, found, group * GROUP)
         else:
-            sums.float_sums(group, tokens, sketch.q, found)
+            sums.float_sums(group, tokens, sketch.q, found, group * GROUP)
     kept, index = np.zeros((len(x), len(keys)), bool), np.empty(len(keys), np.int32)
     for m in range(len(x)):
         count = select(0, len(keys), m, tokens, found, layer, rule, index)

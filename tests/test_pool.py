@@ -142,7 +142,8 @@ def test_the_interpreter_ends_with_helpers_awake_and_asleep():
         "from reluctant.kernels import team, quantise\n"
         "crew = team.team_of(3)\n"
         "rows = np.ones((5000, 64), np.float32); q = np.zeros((5000, 64), np.int8)\n"
-        "quantise.quantise(rows, 1e-9, q, rows[:, 0].copy(), np.empty((5000, 3)), crew)\n"
+        "c = np.zeros(64, np.float32); s = c.repeat(5000)\n"
+        "quantise.quantise(rows, c, 1e-9, q, s[:5000], np.empty((5000, 3)), crew)\n"
         "print(int(q.sum()))\n"
     )
     running = [

@@ -292,7 +292,7 @@ def test_underflow_is_why_tiny_rows_are_never_certified(scale):
     assert wrongly_certified(sketch_of(keys), keys, bias, x) == []
     # As the design first had it: s >= 2^-100.
     q, s, norms = np.zeros((1, 64), np.int8), np.empty(1, np.float32), np.empty((1, 3))
-    quantise(keys, 2.0**-100, q, s, norms, ALONE)
+    quantise(keys, np.zeros(keys.shape[1], np.float32), 2.0**-100, q, s, norms, ALONE)
     looser = replace(sketch_of(keys), scale=s, radius=radius_of(radius_terms(norms, 5)))
     length = np.array([np.linalg.norm(x[0].astype(np.float64))])
     assert length[0] >= 2.0**-60
@@ -326,7 +326,7 @@ def test_the_integer_pass_is_exact(seed, d_ff, d):
     sketch = sketch_of(keys)
     tokens = sums.Tokens(*sums.take_tokens(x, sketch.rows.shape[1], sketch.max_norm, True))
     found = np.empty((3, len(sketch.rows)))
-    sums.integer_sums(0, tokens, sketch.q, found)
+    sums.integer_sums(0, tokens, sketch.q, found, 0)
     if sums.BYTES:
         number = tokens.digits[::2].astype(np.int64) * 256 + tokens.digits[1::2] - 2**15
         assert (number[:, d:] == -(2**15)).all()
@@ -365,7 +365,7 @@ def test_serial_and_parallel_make_the_same_sketch(d_ff, d):
     made = []
     for threads in (1, 2, 3):
         q, s, n = np.zeros((d_ff, 256), np.int8), np.empty(d_ff, np.float32), np.empty((d_ff, 3))
-        quantise(keys, 2.0**-40, q, s, n, team_of(threads))
+        quantise(keys, np.zeros(keys.shape[1], np.float32), 2.0**-40, q, s, n, team_of(threads))
         made.append((q, s, n))
     for other in made[1:]:
         assert [a.tobytes() for a in other] == [a.tobytes() for a in made[0]]

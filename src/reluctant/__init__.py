@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from reluctant.activations import names as activation_names
     from reluctant.activations import register as register_activation
     from reluctant.feedforward import FeedForward
+    from reluctant.generation.decoding import decoding, generate
     from reluctant.surgery.optimize import optimize, refresh, restore
     from reluctant.surgery.report import Entry, Report
 
@@ -37,6 +38,8 @@ __all__ = [
     "ReluctantWarning",
     "Report",
     "activation_names",
+    "decoding",
+    "generate",
     "optimize",
     "refresh",
     "register_activation",
@@ -54,6 +57,8 @@ if not TYPE_CHECKING:  # a type checker would take any name for one that there i
         "FeedForward": ("feedforward", "FeedForward"),
         "Entry": ("surgery", "Entry"),
         "Report": ("surgery", "Report"),
+        "decoding": ("generation.decoding", "decoding"),
+        "generate": ("generation.decoding", "generate"),
         "optimize": ("surgery", "optimize"),
         "refresh": ("surgery", "refresh"),
         "restore": ("surgery", "restore"),

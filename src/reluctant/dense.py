@@ -1,4 +1,5 @@
-"""The dense way: both products in full, by oneDNN where PyTorch lets it be called.
+"""The dense way: both products in full, for few rows by our own kernel, for more by oneDNN where
+PyTorch lets it be called.
 
 `torch.ops.mkldnn._linear_pointwise` is what Inductor emits for a linear map with an activation. It
 takes plain weights as well as transposed views, so the engine's one storage serves it. It is
@@ -16,6 +17,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from reluctant import linear as few
 from reluctant.activations import Activation, resolve
 
 _POINTWISE: Callable[..., Tensor] | None = getattr(torch.ops.mkldnn, "_linear_pointwise", None)
@@ -49,8 +51,14 @@ def _fusable(x: Tensor, weight: Tensor) -> bool:
         and x.device.type == weight.device.type == "cpu"
         and _onednn_is_faster(x.numel() // max(x.shape[-1], 1), weight.numel())
         and bool(torch.backends.mkldnn.enabled)
-        and not torch.is_autocast_enabled("cpu")
-        and not (torch.is_grad_enabled() and (x.requires_grad or weight.requires_grad))
+        and _plainly(x, weight)
+    )
+
+
+def _plainly(x: Tensor, weight: Tensor) -> bool:
+    """Whether nobody casts and nobody wants gradients."""
+    return not torch.is_autocast_enabled("cpu") and not (
+        torch.is_grad_enabled() and (x.requires_grad or weight.requires_grad)
     )
 
 
@@ -73,8 +81,12 @@ def linear(
 ) -> Tensor:
     """activation(x weight^T + bias). x: (..., n); weight: (k, n); bias: (k,). Gives (..., k).
 
-    Without autograd and in float32 by oneDNN, otherwise as torch does it.
+    Without autograd up to 16 rows by the kernel for few rows, in float32 by oneDNN, otherwise as
+    torch does it.
     """
+    if few.pays(x, weight) and few.serves(x, weight, bias) and _plainly(x, weight):
+        z = few.few_rows(x, weight.data, None if bias is None else bias.data)
+        return z if activation is None else _activate(z, activation)
     if _fusable(x, weight):
         fused = _FUSED.get(activation.function) if activation else ("none", [], "")
         try:

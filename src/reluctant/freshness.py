@@ -17,7 +17,7 @@ from torch import Tensor
 from torch.optim.optimizer import Optimizer, register_optimizer_step_post_hook
 
 from reluctant.kernels.watch import Watched, remember
-from reluctant.weights import Matrix, Neurons, as_array
+from reluctant.weights import Map, Matrix, Neurons, as_array
 
 
 class _Memory:
@@ -78,7 +78,9 @@ def _mark(matrix: Tensor, bias: Tensor | None) -> tuple[Any, ...]:
     return (place, version, matrix.dtype, matrix.shape, flat, also)
 
 
-def _marks(neurons: Neurons) -> tuple[Any, ...]:
+def _marks(neurons: Neurons | Map) -> tuple[Any, ...]:
+    if isinstance(neurons, Map):
+        return (_mark(*neurons.tensors()),)
     w1, b1, w2, b2, wg, bg = neurons.tensors()
     marks = (_mark(w1, b1), _mark(w2, b2))
     if wg is not None:
@@ -91,7 +93,7 @@ def _marks(neurons: Neurons) -> tuple[Any, ...]:
 
 
 class Stamp:
-    """The state of a layer's weights at one moment, as far as torch knows.
+    """The state of a layer's or a map's weights at one moment, as far as torch knows.
 
     >>> from torch import nn
     >>> up, down = nn.Linear(8, 32), nn.Linear(32, 8)
@@ -105,7 +107,7 @@ class Stamp:
 
     __slots__ = ("__weakref__", "_marks", "_memory", "_neurons", "stepped")
 
-    def __init__(self, neurons: Neurons) -> None:
+    def __init__(self, neurons: Neurons | Map) -> None:
         _watch_steps()
         self.stepped = False  # whether an optimizer has stepped that holds some of the weights
         self._neurons = neurons

@@ -44,6 +44,13 @@ order of evaluation. Where they do not hold, the factor is computed even of a ga
 **bfloat16** numbers are float32 numbers, so the lemma holds of z as float32 sums have it. Rounding
 z to bfloat16 afterwards is monotone: it stays <= t, given that t is a bfloat16 number itself.
 
+**Centred**, for output projections: q and s are those of k - c for one vector c, the mean of all
+rows, k^ = s q, r = k - c - k^, and e = s S + <c, x> + b, the second in float64. In (2), <k, x> =
+<c, x> + <k^, x> + <r, x>. The sum <c, x>, and what float64 loses of r, is off by less than 2^-30
+||c|| N. In (4) ||k|| has no bound from below any more; gamma_{d+8} ||k^|| in place of gamma_{d+4}
+holds its part, too. The lemma's steps hold of both sides: every evaluation lies between e - room
+and e + room.
+
 **float16** numbers are, too, but end at 65,504. A z below that is -inf after rounding, where f has
 to be zero, too (all but hardswish's is). A factor is kept finite as above, with N max ||k|| < 2^14
 and |c| < 2^15. What is not certified and overflows is left to the dense way.
@@ -106,7 +113,7 @@ class Sketch:
     four columns of 64 neurons on end, as the kernels read them (`rows` puts them straight);
     scale, radius: (d_ff,) float32; own_norm: (d_ff,) float32, ||k^|| rounded up; row_sum: (d_ff,)
     int32, the sums of q's rows; max_norm: the largest ||k||; slack: gamma_{d+8}, the share of |b|
-    in the bound.
+    in the bound; centre: (d_model,) float32, what was taken from each row first.
     """
 
     q: npt.NDArray[np.int8]
@@ -116,12 +123,14 @@ class Sketch:
     row_sum: npt.NDArray[np.int32]
     max_norm: float
     slack: float
+    centre: npt.NDArray[np.float32]
 
     @staticmethod
-    def of(keys: torch.Tensor) -> "Sketch":
+    def of(keys: torch.Tensor, *, centred: bool = False) -> "Sketch":
         """The sketch of keys (gated layers: of the gates), (d_ff, d_model) on the CPU.
 
-        Float32, bfloat16 or float16, of which every number is one of float32's.
+        Float32, bfloat16 or float16, of which every number is one of float32's. centred: of the
+        rows minus their mean.
 
         Raises ReluctantError for weights that hold a NaN or an infinity: the dense way computes
         0 * inf = NaN there, which skipping would hide.
@@ -143,13 +152,20 @@ class Sketch:
         q = np.zeros((groups * GROUP, tiles * TILE), np.int8)
         scale = np.empty(d_ff, np.float32)
         norms = np.empty((d_ff, 3), np.float64)
-        quantise(rows, TINIEST_SCALE, q, scale, norms, team_for(rows.nbytes))
+        mean = (
+            keys.data.mean(0, dtype=torch.float32).numpy() if centred else np.zeros(d, np.float32)
+        )
+        quantise(rows, mean, TINIEST_SCALE, q, scale, norms, team_for(rows.nbytes))
         if not np.isfinite(norms[:, 2]).all():
             raise ReluctantError(
                 "expected finite weights; the first matrix holds a NaN or an infinity: "
                 "repair the checkpoint, or leave this layer as it is"
             )
-        radius = radius_of(radius_terms(norms, d))
+        terms = radius_terms(norms, d)
+        if centred:
+            length = float(np.linalg.norm(mean.astype(np.float64)))
+            terms = np.c_[terms, 8 * UNIT * norms[:, 1] + 2.0**-30 * length]
+        radius = radius_of(terms)
         radius[scale == 0] = np.inf  # too small to be sketched: never certified
         quads = q.view(np.int32).reshape(groups, GROUP, -1)  # moved as one number each
         return Sketch(
@@ -160,6 +176,7 @@ class Sketch:
             row_sum=q[:d_ff].sum(axis=1, dtype=np.int32),
             max_norm=float(norms[:, 2].max(initial=0.0)),
             slack=gamma(d + 8),
+            centre=mean,
         )
 
     @property

@@ -7,6 +7,7 @@ on end, kernels read them in place; where they lie in a column, as those of an `
 kernels read a copy of the engine's own.
 """
 
+import weakref
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,7 +18,7 @@ from torch import Tensor, nn
 
 from reluctant.errors import ReluctantError
 
-_HELD_AS = {torch.bfloat16: torch.uint16, torch.float16: torch.int16}
+HELD_AS = {torch.bfloat16: torch.uint16, torch.float16: torch.int16}
 
 
 def is_norm(module: nn.Module, d_ff: int) -> bool:
@@ -121,6 +122,20 @@ class Neurons:
             return (self.up.weight, self.up.bias, self.down.weight, self.down.bias, *two)
 
 
+class Map:
+    """The weights of one `nn.Linear`, read off it at each call. Does not keep it alive."""
+
+    def __init__(self, linear: nn.Linear) -> None:
+        self._linear = weakref.ref(linear)
+
+    def tensors(self) -> tuple[Any, ...]:
+        """Its weight (n, d) and its bias (n,), None if absent: as they are now."""
+        linear = self._linear()
+        if linear is None:
+            raise ReluctantError("expected a linear map that is still there; it is gone")
+        return linear.weight, linear.bias
+
+
 def stored_as(weight: Tensor) -> tuple[Tensor, bool] | None:
     """A weight (d_ff, d_model) as contiguous rows of the live memory, and whether these are its
     columns; None if its memory has another order.
@@ -164,7 +179,7 @@ def _columns_of(matrix: Tensor) -> Tensor:
 def as_array(tensor: Tensor) -> npt.NDArray[Any]:
     """A contiguous CPU tensor for the kernels, in place: float32, bfloat16 as uint16, or float16 as
     int16, so that its type tells which of the two it is."""
-    if tensor.dtype in _HELD_AS:
-        tensor = tensor.view(_HELD_AS[tensor.dtype])
+    if tensor.dtype in HELD_AS:
+        tensor = tensor.view(HELD_AS[tensor.dtype])
     array: npt.NDArray[Any] = tensor.numpy()
     return array

@@ -34,24 +34,28 @@ def range_of(_: Any, array: Any) -> Any:
     return types.float32(array), generate
 
 
+def rounded(b: Any, value: Any, dtype: Any) -> Any:
+    """Emits: a float32 as the number that an array of this dtype holds, to nearest even."""
+    if dtype == types.int16:
+        return b.fptrunc(value, F16)
+    if dtype != types.uint16:
+        return value
+    bits = b.bitcast(value, I32)
+    odd = b.and_(b.lshr(bits, I32(16)), I32(1))
+    nearest = b.add(bits, b.add(odd, I32(0x7FFF)))
+    quiet = I32(0x7FC00000)  # rounding could turn a NaN's bits into another number's
+    nearest = b.select(b.fcmp_unordered("uno", value, value), quiet, nearest)
+    return b.trunc(b.lshr(nearest, I32(16)), I16)
+
+
 @intrinsic
 def put_rounded(_: Any, out: Any, m: Any, j: Any, value: Any) -> Any:
-    """out[m, j] = value, a float32; into an array of uint16 as bfloat16, of int16 as float16, to
-    nearest even."""
+    """out[m, j] = value, a float32; into an array of uint16 as bfloat16, of int16 as float16."""
 
     def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
         e = Emitter(context, builder, signature, args)
-        at, value = builder.gep(e.row(*e.array(0), args[1]), [args[2]]), args[3]
-        if signature.args[0].dtype == types.int16:
-            value = builder.fptrunc(value, F16)
-        elif e.is_short(0):
-            bits = builder.bitcast(value, I32)
-            odd = builder.and_(builder.lshr(bits, I32(16)), I32(1))
-            rounded = builder.add(bits, builder.add(odd, I32(0x7FFF)))
-            quiet = I32(0x7FC00000)  # rounding could turn a NaN's bits into another number's
-            rounded = builder.select(builder.fcmp_unordered("uno", value, value), quiet, rounded)
-            value = builder.trunc(builder.lshr(rounded, I32(16)), I16)
-        builder.store(value, at)
+        at = builder.gep(e.row(*e.array(0), args[1]), [args[2]])
+        builder.store(rounded(builder, args[3], signature.args[0].dtype), at)
         return context.get_dummy_value()
 
     n = types.intp
@@ -77,3 +81,14 @@ def prefetch_row(_: Any, rows: Any, i: Any, start: Any, stop: Any) -> Any:
 
     n = types.intp
     return types.void(rows, n, n, n), generate
+
+
+@intrinsic
+def pointer(_: Any, address: Any, like: Any) -> Any:
+    """An address as a pointer to numbers of a type, or of the one that an array holds."""
+    kind = types.CPointer(like.dtype)
+
+    def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        return builder.inttoptr(args[0], context.get_value_type(kind))
+
+    return kind(types.int64, like), generate

@@ -9,27 +9,16 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from numba import carray, types
-from numba.extending import intrinsic
+from numba import carray
 
 from reluctant.kernels import few
 from reluctant.kernels.candidates import Layer
 from reluctant.kernels.compile import kernel
+from reluctant.kernels.entries import pointer
 from reluctant.kernels.lanes import GROUP, QUAD
 from reluctant.kernels.norm import Norm
 
 _ARRAYS = len(Layer._fields) + 1  # and the norm's weights
-
-
-@intrinsic
-def _pointer(_: Any, address: Any, like: Any) -> Any:
-    """An address as a pointer to numbers of a type, or of the one that an array holds."""
-    kind = types.CPointer(like.dtype)
-
-    def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
-        return builder.inttoptr(args[0], context.get_value_type(kind))
-
-    return kind(types.int64, like), generate
 
 
 def table_of(
@@ -65,25 +54,25 @@ def run_at(
     d_ff, d, groups, quads, normed, longest = more[0], more[1], more[2], more[3], more[4], more[5]
     code, gated, in_integers, everything = more[12], more[13], more[14], more[15]
     return few.run(
-        carray(_pointer(x_at, kind), (tokens, d)),
-        carray(_pointer(at[0], np.int8), (groups, quads, GROUP, QUAD)),
-        carray(_pointer(at[1], np.float32), (d_ff,)),
-        carray(_pointer(at[2], np.float32), (d_ff,)),
-        carray(_pointer(at[3], np.float32), (d_ff,)),
-        carray(_pointer(at[4], np.int32), (d_ff,)),
-        carray(_pointer(at[5], kind), (d_ff, d)),
-        carray(_pointer(at[6], kind), (d_ff,)),
-        carray(_pointer(at[7], kind), (d_ff, d)),
-        carray(_pointer(at[8], kind), (d_ff,)),
-        carray(_pointer(at[9], kind), (d_ff, d)),
-        carray(_pointer(at[10], kind), (d,)),
-        carray(_pointer(at[11], kind), (more[6], more[7])),
-        carray(_pointer(at[12], kind), (more[8], more[9])),
-        carray(_pointer(at[13], kind), (more[10], more[11])),
-        carray(_pointer(at[14], np.int64), (3,)),
-        carray(_pointer(at[15], kind), (3, longest)),
-        carray(_pointer(at[16], kind), (3, d_ff)),
-        carray(_pointer(at[17], np.uint64), (3, longest)),
+        carray(pointer(x_at, kind), (tokens, d)),
+        carray(pointer(at[0], np.int8), (groups, quads, GROUP, QUAD)),
+        carray(pointer(at[1], np.float32), (d_ff,)),
+        carray(pointer(at[2], np.float32), (d_ff,)),
+        carray(pointer(at[3], np.float32), (d_ff,)),
+        carray(pointer(at[4], np.int32), (d_ff,)),
+        carray(pointer(at[5], kind), (d_ff, d)),
+        carray(pointer(at[6], kind), (d_ff,)),
+        carray(pointer(at[7], kind), (d_ff, d)),
+        carray(pointer(at[8], kind), (d_ff,)),
+        carray(pointer(at[9], kind), (d_ff, d)),
+        carray(pointer(at[10], kind), (d,)),
+        carray(pointer(at[11], kind), (more[6], more[7])),
+        carray(pointer(at[12], kind), (more[8], more[9])),
+        carray(pointer(at[13], kind), (more[10], more[11])),
+        carray(pointer(at[14], np.int64), (3,)),
+        carray(pointer(at[15], kind), (3, longest)),
+        carray(pointer(at[16], kind), (3, d_ff)),
+        carray(pointer(at[17], np.uint64), (3, longest)),
         numbers[0],
         numbers[1],
         numbers[2],
@@ -93,9 +82,9 @@ def run_at(
         limit,
         everything != 0,
         turn,
-        carray(_pointer(at[18], kind), (normed,)),
+        carray(pointer(at[18], kind), (normed,)),
         numbers[3],
-        carray(_pointer(out_at, kind), (tokens, d)),
+        carray(pointer(out_at, kind), (tokens, d)),
         totals,
         team,
     )

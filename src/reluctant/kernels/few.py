@@ -114,9 +114,9 @@ def _confirm(lo: int, m: int, tokens: Any, sums: Any, layer: Any, rule: Any, ind
 def _sums(lo: int, hi: int, tokens: Any, layer: Any, rule: Any, sums: Any) -> None:
     for g in range(lo // GROUP, -(-hi // GROUP)):
         if rule.in_integers:
-            integer_sums(g, tokens, layer.q, sums)
+            integer_sums(g, tokens, layer.q, sums, g * GROUP)
         else:
-            float_sums(g, tokens, layer.q, sums)
+            float_sums(g, tokens, layer.q, sums, g * GROUP)
 
 
 @kernel()

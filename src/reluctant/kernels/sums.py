@@ -8,7 +8,7 @@ import numpy.typing as npt
 from reluctant.kernels import integer
 from reluctant.kernels.compile import kernel
 from reluctant.kernels.entries import as_float
-from reluctant.kernels.lanes import GROUP, byte_pass, float_pass
+from reluctant.kernels.lanes import byte_pass, float_pass
 from reluctant.kernels.words import plain_pass, to_words, top_of, word_pass
 
 TINY_NORM = 2.0**-40  # nothing is certified for an ||x|| below this: underflow
@@ -137,12 +137,12 @@ def take_tokens(x: Any, padded_d: int, max_norm: float, in_integers: bool) -> An
 
 
 @kernel()
-def float_sums(g: int, tokens: Any, q: Any, sums: Any) -> None:
-    """sums[m, i] = <q_i, x_m> for the neurons i of group g, in float32.
+def float_sums(g: int, tokens: Any, q: Any, sums: Any, c: int) -> None:
+    """sums[m, c + i] = <q_i, x_m> for the rows i of group g, in float32.
 
     Up to four tokens a pass, so that a row is widened to float32 once for all of them.
     """
-    x, count, c = tokens.x, tokens.x.shape[0], g * GROUP
+    x, count = tokens.x, tokens.x.shape[0]
     m = 0
     while m + 4 <= count:
         _float_4(q, g, x, m, sums, m, c)
@@ -155,9 +155,9 @@ def float_sums(g: int, tokens: Any, q: Any, sums: Any) -> None:
 
 
 @kernel()
-def integer_sums(g: int, tokens: Any, q: Any, sums: Any) -> None:
-    """sums[m, i] = <q_i, X_m> for the neurons i of group g and the integers X: exact."""
-    digits, count, c = tokens.digits, tokens.x.shape[0], g * GROUP
+def integer_sums(g: int, tokens: Any, q: Any, sums: Any, c: int) -> None:
+    """sums[m, c + i] = <q_i, X_m> for the rows i of group g and the integers X: exact."""
+    digits, count = tokens.digits, tokens.x.shape[0]
     m = 0
     while m + 3 <= count:
         _pass_3(q, g, digits, m, sums, m, c)

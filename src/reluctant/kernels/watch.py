@@ -115,3 +115,21 @@ def any_changed(
     """`watched_changed` of a whole layer, for kernels that have no blocks of neurons."""
     watched = Watched(live_gates, live_factors, live_values, copied, corner, first, sums)
     return watched_changed(watched, 0, first.shape[1], turn)
+
+
+@kernel()
+def part_changed(stored: Any, corner: Any, sums: Any, turn: int, parts: int) -> Any:
+    """Whether a change shows in one of `parts` equal parts of a matrix's rows, by turns.
+
+    For matrices of so many rows that a look at each would take as long as the call. stored: (n, m);
+    corner, sums: (n,), as `remember` writes them.
+    """
+    rows, width = stored.shape
+    part, off = turn % parts, np.uint64(0)
+    start = rows * part // parts
+    column = start % width
+    for r in range(start, rows * (part + 1) // parts):
+        off |= _bits(stored[r, column]) ^ _bits(corner[r])
+        column = column + 1 if column + 1 < width else 0
+    r = turn % rows
+    return (off | (row_sum(stored[r]) ^ sums[r])) != np.uint64(0)

@@ -1,5 +1,6 @@
 """Puts engines under a live model's feed-forward layers, and takes them out."""
 
+from collections.abc import Collection
 from contextlib import suppress
 from typing import Any
 
@@ -14,24 +15,30 @@ from reluctant.surgery.agree import agree
 from reluctant.surgery.find import LOOKED_FOR, examine
 from reluctant.surgery.gain import gain
 from reluctant.surgery.inline import prove, show
+from reluctant.surgery.linears import HeadSeat, MapSeat, head_of, is_map
 from reluctant.surgery.modes import is_transformed, plainly
-from reluctant.surgery.report import Entry, Report
+from reluctant.surgery.report import Entry, MapEntry, Report
 from reluctant.surgery.seat import Seat
-from reluctant.surgery.site import Site, Unfit
+from reluctant.surgery.site import Site, Unfit, raw
 from reluctant.surgery.still import still
-from reluctant.surgery.swap import put_in, seat_of, take_out
+from reluctant.surgery.swap import map_seat_of, put_in, put_map, seat_of, take_out
 
 WAYS = ("auto", "dense", "few", "many")
+PARTS = ("feed_forward", "linear", "head")
 
 
 @announced
-def optimize(model: nn.Module, *, way: str = "auto") -> Report:
-    """Let exact sparse engines compute the feed-forward layers of a model, in place.
+def optimize(model: nn.Module, *, way: str = "auto", parts: Collection[str] = PARTS) -> Report:
+    """Let exact sparse engines compute the feed-forward layers of a model, in place, and kernels
+    for few tokens its other linear maps.
 
     model: any torch model on the CPU. Served are FeedForward, nn.TransformerEncoderLayer and
         nn.TransformerDecoderLayer, and modules and nn.Sequentials that are Linear - activation -
         (dropout) - Linear, whatever their attributes are called.
     way: "auto" lets each call choose; "dense", "few" or "many" (tokens) pins one.
+    parts: which of "feed_forward"; "linear", all other `nn.Linear`s that are large enough; "head",
+        the output projection of a transformers model, which `reluctant.generate` reads as little of
+        as it has to.
 
     Parameters keep their names, shapes and values, so saving, loading, copying and training go on
     as before; `restore` undoes it. Each layer is compared with the original here, on random input,
@@ -39,7 +46,7 @@ def optimize(model: nn.Module, *, way: str = "auto") -> Report:
     ReluctantWarning. Called again, it serves what came in the meantime, and pins the way of all.
 
     Returns a `Report`, a table when printed. Raises ReluctantError, with nothing changed, if there
-    is no feed-forward layer to be found or an argument is not what it should be.
+    is nothing of `parts` to be found or an argument is not what it should be.
 
     >>> model = nn.Sequential(nn.Linear(8, 32), nn.ReLU(), nn.Linear(32, 8)).eval()
     >>> report = optimize(model)
@@ -53,13 +60,17 @@ def optimize(model: nn.Module, *, way: str = "auto") -> Report:
     _check_model(model)
     if way not in WAYS:
         raise ReluctantError(f"way: expected one of {', '.join(WAYS)}; got {way!r}")
+    unknown = [part for part in parts if part not in PARTS] if not isinstance(parts, str) else parts
+    if unknown or not parts:
+        raise ReluctantError(f"parts: expected some of {', '.join(PARTS)}; got {parts!r}")
     _check_modes()
     swapped: list[Entry] = []
     left: list[tuple[str, Unfit]] = []
     new: list[nn.Module] = []
     try:
         with plainly():
-            for name, module in list(model.named_modules()):
+            _take_out_maps(model)  # as the model's own they are looked at
+            for name, module in list(model.named_modules()) if "feed_forward" in parts else []:
                 found = _look_at(module, way)
                 if isinstance(found, Site):
                     found = _serve(module, found, way)
@@ -69,15 +80,48 @@ def optimize(model: nn.Module, *, way: str = "auto") -> Report:
                     swapped.append(_served(name, found, module in new))
                 elif found is not None:
                     left.append((name, found))
+            maps = _put_maps(model, parts, new)
     except BaseException:
         for module in reversed(new):
             take_out(module)
         raise
     refused = tuple(_left(name, unfit) for name, unfit in left if unfit.refused)
     untouched = tuple(_left(name, unfit) for name, unfit in left if not unfit.refused)
-    if not swapped and not refused:
+    if not (swapped or refused or maps):
         raise ReluctantError(_nothing(model, untouched))
-    return Report(tuple(swapped), refused, untouched)
+    return Report(tuple(swapped), refused, untouched, maps)
+
+
+def _take_out_maps(model: nn.Module) -> None:
+    for module in model.modules():
+        if map_seat_of(module) is not None:
+            take_out(module)
+
+
+def _put_maps(
+    model: nn.Module, parts: Collection[str], new: list[nn.Module]
+) -> tuple[MapEntry, ...]:
+    """Serve the linear maps that are in no served feed-forward layer; adds them to `new`."""
+    inside = {
+        id(raw(part))
+        for module in model.modules()
+        if (seat := seat_of(module)) is not None
+        for part in (seat.site.up, seat.site.down, seat.site.gate)
+        if part is not None
+    }
+    head = head_of(model)
+    entries = list[MapEntry]()
+    for name, module in list(model.named_modules()):
+        is_head = module is head
+        if ("head" if is_head else "linear") not in parts:
+            continue
+        if id(module) in inside or not is_map(module):
+            continue
+        served = HeadSeat() if is_head else MapSeat()
+        new.append(module)
+        put_map(module, served)
+        entries.append(MapEntry(name, module.in_features, module.out_features, served))
+    return tuple(entries)
 
 
 def restore(model: nn.Module) -> int:
@@ -100,6 +144,9 @@ def refresh(model: nn.Module) -> int:
     for seat in seats:
         seat.engine.refresh()
         seat.forget()
+    for module in model.modules():
+        if (map_seat := map_seat_of(module)) is not None:
+            map_seat.forget()
     return len(seats)
 
 

@@ -1,6 +1,8 @@
 """What `optimize` did, layer by layer."""
 
 import io
+from collections import Counter
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 from rich.console import Console
@@ -9,6 +11,7 @@ from rich.table import Table
 
 from reluctant.engine import Engine
 from reluctant.surgery.gain import SPARSE
+from reluctant.surgery.linears import Decoding, HeadSeat, MapSeat
 
 
 @dataclass(frozen=True)
@@ -36,21 +39,48 @@ class Entry:
 
 
 @dataclass(frozen=True)
+class MapEntry:
+    """A linear map that is served for up to 16 rows at a time.
+
+    name: as in `model.named_modules()`. served: what serves it; its `calls` counts. Of an output
+    projection: `decoding`, what `reluctant.generate` did with it.
+    """
+
+    name: str
+    d_in: int
+    d_out: int
+    served: MapSeat
+
+    @property
+    def decoding(self) -> Decoding | None:
+        return self.served.decoding if isinstance(self.served, HeadSeat) else None
+
+
+@dataclass(frozen=True)
 class Report:
     """The layers of a model: served, refused with a reason, and left untouched with a reason.
 
     refused: feed-forward layers that cannot be served. untouched: modules that have the form of one
-    but compute something else, or more. memory_bytes: what the engines of `swapped` take besides
-    the model's own weights. Printed, it is a table.
+    but compute something else, or more. maps: the other linear maps that are served, the output
+    projection among them. memory_bytes: what the engines of `swapped`, and the sketch of the output
+    projection, take besides the model's own weights. Printed, it is a table.
     """
 
     swapped: tuple[Entry, ...]
     refused: tuple[Entry, ...]
     untouched: tuple[Entry, ...]
+    maps: tuple[MapEntry, ...] = ()
 
     @property
     def memory_bytes(self) -> int:
-        return sum(e.engine.memory_bytes for e in self.swapped if e.engine is not None)
+        engines = sum(e.engine.memory_bytes for e in self.swapped if e.engine is not None)
+        return engines + sum(entry.served.memory_bytes for entry in self.maps)
+
+    @property
+    def head(self) -> MapEntry | None:
+        """The output projection, if it is served."""
+        heads = (entry for entry in self.maps if isinstance(entry.served, HeadSeat))
+        return next(heads, None)
 
     def __rich__(self) -> Table:
         table = Table(title="Feed-forward layers", caption=self._caption())
@@ -66,7 +96,20 @@ class Report:
                 says = "; ".join(filter(None, (entry.reason, entry.gain)))
                 says = f"{what}: {says}" if says else what
                 table.add_row(escape(name), escape(entry.activation or ""), *sizes, escape(says))
+        for entry in self._other_maps():
+            table.add_row(*entry)
         return table
+
+    def _other_maps(self) -> Iterator[tuple[str, ...]]:
+        """One row for all linear maps of a size: there may be hundreds."""
+        head = self.head
+        sizes = Counter((entry.d_in, entry.d_out) for entry in self.maps if entry is not head)
+        for (d_in, d_out), count in sizes.items():
+            what = f"{count} linear map{'s' if count > 1 else ''}"
+            yield what, "", str(d_in), str(d_out), "served: up to 16 tokens at a time"
+        if head is not None and head.decoding is not None:
+            says = f"output projection: {head.decoding}"
+            yield escape(head.name), "", str(head.d_in), str(head.d_out), escape(says)
 
     def _caption(self) -> str:
         return (

@@ -20,6 +20,7 @@ from reluctant.engine import Engine
 from reluctant.surgery.agree import agree
 from reluctant.surgery.inline import call as call_inline
 from reluctant.surgery.inline import seat_with
+from reluctant.surgery.linears import MapSeat
 from reluctant.surgery.seat import KEY, Seat
 from reluctant.surgery.site import Site, Unfit
 
@@ -93,11 +94,13 @@ def _override(original: type[nn.Module], method: str) -> Callable[..., Any]:
     parameters = list(inspect.signature(plain).parameters)
     keyword = parameters[1] if len(parameters) > 1 else ""
 
-    def serve(self: nn.Module, *args: Any, **kwargs: Any) -> Any:
+    def serve(self: nn.Module, *args: Any, **kwargs: Any) -> Any:  # noqa: PLR0911 - by cases
         current = getattr(original, method)
         seat = self.__dict__.get(KEY)
         if seat is None or current is not plain:
             return current(self, *args, **kwargs)
+        if isinstance(seat, MapSeat):
+            return seat.call(self, current, args, kwargs)
         if seat.site.row is not None:
             return call_inline(self, original, seat, take_out, args, kwargs)
         if len(args) + len(kwargs) != 1:
@@ -161,16 +164,30 @@ def put_in(module: nn.Module, site: Site, engine: Engine, shown: list[Any]) -> S
     return seat
 
 
+def put_map(module: nn.Module, seat: MapSeat) -> None:
+    """Let the product for few rows serve a linear map."""
+    object.__setattr__(module, "__class__", _served_class(type(module)))
+    module.__dict__[KEY] = seat
+
+
+def map_seat_of(module: nn.Module) -> MapSeat | None:
+    """What a served linear map keeps; None for all others."""
+    seat = module.__dict__.get(KEY)
+    return seat if isinstance(module, Served) and isinstance(seat, MapSeat) else None
+
+
 def take_out(module: nn.Module) -> bool:
     """Undo `put_in`; says whether there was something to undo. Works on copies, too."""
     if not isinstance(module, Served):
         return False
     seat = module.__dict__.pop(KEY, None)
-    if seat is not None and seat.fused is not None:
+    if isinstance(seat, Seat) and seat.fused is not None:
         module.__dict__[FUSED] = seat.fused
     if type(module) is _served_class(module._unserved):
         object.__setattr__(module, "__class__", module._unserved)
     # else someone subclassed ours: without a seat it does what the original does
-    if seat is not None:
+    if isinstance(seat, Seat):
         seat.engine.refresh()  # a report may hold it: the memory is given back
+    elif seat is not None:
+        seat.forget()
     return seat is not None

@@ -1,0 +1,1 @@
+"""Decoding with an output projection of which only the rows that can matter are read."""

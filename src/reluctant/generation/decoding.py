@@ -1,0 +1,284 @@
+"""Hugging Face's own decoding loops, with a projection of which as little is read as will do.
+
+The loop is transformers': stopping, caches, streamers, padding and all. Ours are two places in it.
+The model's output projection hands over the hidden states it is called with instead of computing
+logits; and in the place of the logits processors stands one that decides the next token from them
+(`choose`), the processors included, and gives the loop scores in which that token stands alone. A
+sampling loop draws its random numbers all the same, as many and in the same order as without us.
+"""
+
+import logging
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from transformers.generation import logits_process as processors
+from transformers.generation.configuration_utils import GenerationMode
+from transformers.generation.utils import GENERATION_MODES_MAPPING
+
+from reluctant.errors import ReluctantError
+from reluctant.generation.choose import Scores, Step, Undecided, greedy, sample
+from reluctant.generation.finish import Finish, same_bits, seen
+from reluctant.linear import MAX_ROWS
+from reluctant.projection import Stale
+from reluctant.sketch import SERVED
+from reluctant.surgery.linears import Capture, HeadSeat, captured, head_of
+from reluctant.surgery.modes import is_watched
+from reluctant.surgery.swap import map_seat_of
+
+_log = logging.getLogger("reluctant")
+
+# A score grows with its own logit and depends on no other. Exactly these: a subclass may do more.
+_BY_LOGIT = (
+    processors.MinLengthLogitsProcessor,
+    processors.MinNewTokensLengthLogitsProcessor,
+    processors.TemperatureLogitsWarper,
+    processors.RepetitionPenaltyLogitsProcessor,
+    processors.NoRepeatNGramLogitsProcessor,
+    processors.SuppressTokensAtBeginLogitsProcessor,
+    processors.SuppressTokensLogitsProcessor,
+    processors.ForcedBOSTokenLogitsProcessor,
+    processors.ForcedEOSTokenLogitsProcessor,
+)
+_MODES = (GenerationMode.GREEDY_SEARCH, GenerationMode.SAMPLE)
+_BEAMS = (GenerationMode.BEAM_SEARCH, GenerationMode.BEAM_SAMPLE)
+
+
+def generate(model: nn.Module, inputs: Any = None, **kwargs: Any) -> Any:
+    """`model.generate(inputs, **kwargs)`: the same tokens, with the output projection certified.
+
+    model: a transformers model that `optimize` has served. Greedy decoding and sampling decide each
+    token from bounds of all logits and a few exact ones; beam search takes all logits from one
+    reading of the projection. What cannot be proved for these arguments goes through the model's
+    own `generate`; the report of `optimize` has the reason. The same tokens are promised in
+    float32; in 16 bits logits are rounded so coarsely that another order of addition may show.
+
+    Raises what `model.generate` raises, and ReluctantError for a model that has none.
+
+    Example:
+        >>> from transformers import LlamaConfig, LlamaForCausalLM
+        >>> size = dict(hidden_size=32, intermediate_size=64, num_hidden_layers=1)
+        >>> config = LlamaConfig(vocab_size=8192, num_attention_heads=2, **size)
+        >>> model, prompt = LlamaForCausalLM(config).eval(), torch.tensor([[5, 6, 7]])
+        >>> before = model.generate(prompt, max_new_tokens=4, do_sample=False)
+        >>> import reluctant
+        >>> report = reluctant.optimize(model)
+        >>> after = reluctant.generate(model, prompt, max_new_tokens=4, do_sample=False)
+        >>> bool((before == after).all()), len(report.head.decoding.rows)
+        (True, 3)
+    """
+    ask = getattr(model, "generate", None)
+    if not callable(ask):
+        raise ReluctantError(f"expected a model with generate; got {type(model).__name__}")
+    others = {"custom_generate", "assistant_model", "negative_prompt_ids"}
+    given = sorted(name for name in others if kwargs.get(name) is not None)
+    if given:
+        _say(model, f"{', '.join(given)} is left to transformers")
+        return ask(inputs, **kwargs)
+    config, _ = model._prepare_generation_config(  # type: ignore[operator]
+        kwargs.get("generation_config"),
+        **{name: value for name, value in kwargs.items() if name != "generation_config"},
+    )
+    mode = config.get_generation_mode(None)
+    if mode not in (*_MODES, *_BEAMS):
+        _say(model, f"{mode.value} is left to transformers")
+        return ask(inputs, **kwargs)
+    # transformers does not hand a streamer on to a decoding method from outside.
+    method = partial(_decode, streamer=kwargs.get("streamer"))
+    return ask(inputs, custom_generate=method, **kwargs)
+
+
+def decoding(
+    model: Any, input_ids: Tensor, logits_processor: Any, stopping_criteria: Any,
+    generation_config: Any, **model_kwargs: Any,
+) -> Any:  # fmt: skip
+    """For `model.generate(..., custom_generate=reluctant.decoding)`: what `generate` does.
+
+    Takes and gives what transformers' decoding methods do. A streamer does not reach it: that is
+    what `generate` is for.
+    """
+    return _decode(
+        model, input_ids, logits_processor, stopping_criteria, generation_config, **model_kwargs
+    )
+
+
+def _decode(
+    model: Any, input_ids: Tensor, logits_processor: Any, stopping_criteria: Any,
+    generation_config: Any, synced_gpus: bool = False, streamer: Any = None, **model_kwargs: Any,
+) -> Any:  # fmt: skip
+    mode = generation_config.get_generation_mode(None)
+    if mode not in (*_MODES, *_BEAMS):
+        raise ReluctantError(
+            f"expected greedy decoding, sampling or beams; got {mode.value}: leave custom_generate "
+            "out, or call reluctant.generate, which leaves it to transformers"
+        )
+    method = getattr(type(model), GENERATION_MODES_MAPPING[mode])
+    own = partial(
+        method,
+        model,
+        input_ids,
+        stopping_criteria=stopping_criteria,
+        generation_config=generation_config,
+        synced_gpus=synced_gpus,
+        **({} if streamer is None else {"streamer": streamer}),
+        **model_kwargs,
+    )
+    head = head_of(model)
+    seat = None if head is None else map_seat_of(head)
+    why = "" if mode in _MODES else "beams need all logits"
+    why = why or _why_not(head, seat, len(input_ids), logits_processor, generation_config)
+    if why:
+        _say(model, why)
+        return own(logits_processor=logits_processor)
+    assert isinstance(head, nn.Linear)
+    assert isinstance(seat, HeadSeat)
+    with captured(head) as capture:
+        chooser = _Chooser(model, head, seat, capture, logits_processor, mode is _MODES[1])
+        return own(logits_processor=chooser)
+
+
+def _why_not(head: Any, seat: Any, sequences: int, given: Any, config: Any) -> str:
+    """Why the projection cannot be certified for this call; "" if it can."""
+    weight = None if head is None else head._parameters.get("weight")
+    if not isinstance(seat, HeadSeat):
+        why = "the output projection is not served"
+    elif type(weight) is not nn.Parameter or weight.dtype not in SERVED or not weight.is_cpu:
+        why = "the output projection's weight is no plain one that kernels read"
+    elif sequences > MAX_ROWS:
+        why = f"more than {MAX_ROWS} sequences at once"
+    elif config.return_dict_in_generate and (config.output_scores or config.output_logits):
+        why = "all scores are asked for"
+    elif is_watched() or torch.is_autocast_enabled("cpu"):
+        why = "a mode of torch watches or casts operations"
+    elif other := _other_than_known(given, sampled=bool(config.do_sample)):
+        why = f"{other} looks at more than one logit at a time"
+    else:
+        why = ""
+    return why
+
+
+def _other_than_known(given: Any, *, sampled: bool) -> str:
+    """The name of the first processor that is none of those that can be applied to bounds."""
+    late = _late(given)
+    for each in list(given)[: len(given) - len(late)]:
+        if type(each) not in _BY_LOGIT:
+            return type(each).__name__
+    for each in late:
+        plain = each.filter_value == -torch.inf and each.min_tokens_to_keep == 1
+        if not (sampled and plain):
+            return type(each).__name__
+    return ""
+
+
+def _late(given: Any) -> list[Any]:
+    """The filters that sampling ends with: top-k, top-p, or the two in this order."""
+    kinds = [type(each) for each in given]
+    for end in ([processors.TopKLogitsWarper, processors.TopPLogitsWarper],
+                [processors.TopKLogitsWarper], [processors.TopPLogitsWarper]):  # fmt: skip
+        if kinds[-len(end) :] == end:
+            return list(given)[-len(end) :]
+    return []
+
+
+def _say(model: nn.Module, why: str) -> None:
+    head = head_of(model)
+    seat = None if head is None else map_seat_of(head)
+    if isinstance(seat, HeadSeat):
+        seat.decoding.reasons[why] += 1
+    _log.info("reluctant.generate: %s", why)
+
+
+class _Chooser(processors.LogitsProcessorList):
+    """Stands in the place of the logits processors of one call of generate."""
+
+    def __init__(
+        self, model: Any, head: nn.Linear, seat: HeadSeat, capture: Capture, given: Any,
+        sampled: bool,
+    ) -> None:  # fmt: skip
+        super().__init__(given)
+        late = _late(given)
+        self._early = list(given)[: len(given) - len(late)]
+        self._top_k = next((e.top_k for e in late if hasattr(e, "top_k")), 0)
+        self._top_p = next((e for e in late if hasattr(e, "top_p")), None)
+        self._model, self._head, self._seat, self._capture = model, head, seat, capture
+        self._sampled = sampled
+        if seat.finish is not None and not seat.finish.holds(model):
+            seat.finish = None
+        capture.pretends = seat.finish is not None
+
+    def __call__(self, input_ids: Any, scores: Any, **kwargs: Any) -> Any:
+        """scores: (m, vocabulary): none, as long as the capture pretends."""
+        capture = self._capture
+        x, calls, pretended = capture.x, capture.calls, capture.pretends
+        capture.x, capture.calls = None, 0
+        if not pretended:
+            if capture.y is not None and calls == 1:
+                self._look(capture.y, scores)
+            return super().__call__(input_ids, scores, **kwargs)
+        if x is None or calls != 1:
+            raise ReluctantError(
+                f"expected one call of the output projection a step; got {calls}: call "
+                "model.generate without reluctant.decoding, and please report this"
+            )
+        x, finish = x.contiguous(), self._seat.finish
+        with torch.inference_mode(False):
+            chosen = self._choose(x.clone() if x.is_inference() else x, input_ids, finish)
+        if chosen is None:
+            self._seat.decoding.all += len(x)
+            logits = finish.logits(self._model, self._seat.projection_of(self._head).all(x))
+            return super().__call__(input_ids, logits.float(), **kwargs)
+        alone = torch.full_like(scores, -torch.inf)
+        alone[torch.arange(len(chosen)), torch.tensor(chosen)] = 0.0
+        return alone
+
+    def _look(self, output: Tensor, scores: Tensor) -> None:
+        """From a step whose logits were computed: what the forward makes of the projection's
+        output. From then on it need not be computed."""
+        found = seen(self._model, output, scores.to(output.dtype))
+        if found is not None and same_bits(scores.to(output.dtype).float(), scores):
+            self._seat.finish, self._capture.pretends = found, True
+        else:
+            _say(self._model, "its forward does more to logits than is known")
+
+    def _choose(self, x: Tensor, input_ids: Tensor, finish: Finish) -> list[int] | None:
+        projection = self._seat.projection_of(self._head)
+        for _ in range(2):  # once more with a new sketch, if the weights have left theirs
+            try:
+                step = Step(projection, x, self._bounds_of(input_ids, finish, x.dtype),
+                            self._seat.decoding)  # fmt: skip
+                return self._drawn(step) if self._sampled else greedy(step)
+            except Stale:
+                continue
+            except Undecided:
+                break
+        return None
+
+    def _bounds_of(
+        self, input_ids: Tensor, finish: Finish, dtype: torch.dtype
+    ) -> Callable[[Tensor, int], Tensor] | None:
+        if finish.kind == "none" and dtype is torch.float32 and not self._early:
+            return None
+
+        def scores(output: Tensor, side: int) -> Tensor:
+            output = output.to(dtype)
+            if side:
+                found = finish.bound(self._model, output, side).float()
+            else:
+                found = finish.logits(self._model, output).float()
+            for each in self._early:
+                found = each(input_ids, found)
+            return found
+
+        return scores
+
+    def _drawn(self, step: Step) -> list[int]:
+        state = torch.get_rng_state()
+        waits = torch.empty(step.low.shape, dtype=torch.float32).exponential_()
+        torch.set_rng_state(state)  # the loop draws them itself
+        filters: list[Scores] = []
+        if self._top_p is not None:
+            filters.append(partial(self._top_p, None))
+        share = 1.0 if self._top_p is None or self._top_k else self._top_p.top_p
+        return sample(step, waits.double().log_(), self._top_k, filters, share)

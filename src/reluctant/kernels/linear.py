@@ -1,0 +1,182 @@
+"""Plain products for few rows of x: every weight is read once for all of them.
+
+Each sum has one order, whatever else is computed beside it: 16 lanes, column by column, then halves
+onto halves. So a row's bits depend neither on the other rows nor on the number of threads, and a
+single product has the bits that it has among all.
+"""
+
+from functools import partial
+from typing import Any
+
+import numpy as np
+from llvmlite import ir
+from numba import carray, types
+from numba.core import cgutils
+from numba.extending import intrinsic
+
+from reluctant.kernels.compile import kernel
+from reluctant.kernels.entries import as_float, pointer, rounded
+from reluctant.kernels.team import spread
+from reluctant.kernels.vector import I64, LANES, ZEROS, Emitter
+
+MAX_ROWS = 16  # of x: from here on a dense library is as fast
+WIDEST = 6  # rows of x in one pass: 12 sums and 2 weights fill the 16 registers of AVX2
+_BESIDE = 4  # outputs of a block: with one row of x, side by side, so that their latencies overlap
+_PIECE = 1 << 17  # bytes of weights
+_LISTED = 16  # outputs that are listed, of a piece
+_BLOCK = 1 << 14  # bytes of weights that several passes take turns at
+_AHEAD = 4096  # bytes: the processor's own prefetcher stops at the end of a page
+
+
+def _products(outputs: int, rows: int) -> Any:
+    """An intrinsic `f(w, lo, hi, x, m, bias, y)`, which gives the first output that it left:
+
+        y[m + r, i] = <w[i], x[m + r]> + bias[i]    for so many rows r and lo <= i < hi
+
+    so many outputs at a time. w: (n, d); x: (., d) float32; bias: (n,) or (0,); y: (., n).
+    """
+
+    @intrinsic
+    def kernel(_: Any, w: Any, lo: Any, hi: Any, x: Any, m: Any, bias: Any, y: Any) -> Any:
+        def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+            e = Emitter(context, builder, signature, args)
+            data, d = e.array(0)
+            (bias_data, biases), (into, width) = e.array(5), e.array(6)
+            nothing = cgutils.alloca_once_value(e.b, ir.Constant(bias_data.type.pointee, 0))
+            biased = e.b.icmp_signed(">", biases, I64(0))
+            columns = [e.row(*e.array(3), args[4], r) for r in range(rows)]
+            results = [e.row(into, width, args[4], r) for r in range(rows)]
+            pairs = [(k, r) for k in range(outputs) for r in range(rows)]
+            line = 64 * 8 // signature.args[0].dtype.bitwidth  # entries of a cache line
+
+            def some(i: Any, _: list[Any]) -> list[Any]:
+                keys = [e.row(data, d, i, k) for k in range(outputs)]
+
+                def step(j: Any, totals: list[Any], count: int) -> list[Any]:
+                    for key in keys if count * LANES == line else []:
+                        e.prefetch(key, e.b.add(j, I64(_AHEAD // 64 * line)))
+                    for u in range(count):
+                        at = e.b.add(j, I64(u * LANES))
+                        weights = [e.load(key, at) for key in keys]
+                        inputs = [e.load(column, at) for column in columns]
+                        totals = [
+                            e.fma(weights[k], inputs[r], total)
+                            for (k, r), total in zip(pairs, totals, strict=True)
+                        ]
+                    return totals
+
+                def single(j: Any, totals: list[Any]) -> list[Any]:
+                    return [
+                        e.fma(e.load_one(keys[k], j), e.load_one(columns[r], j), total)
+                        for (k, r), total in zip(pairs, totals, strict=True)
+                    ]
+
+                j, totals = I64(0), [ZEROS] * len(pairs)
+                for count in sorted({line // LANES, 1}, reverse=True):
+                    steps = partial(step, count=count)
+                    j, *totals = e.loop(j, d, count * LANES, totals, steps)
+                _, *totals = e.loop(j, d, 1, [e.total(total) for total in totals], single)
+                for (k, r), total in zip(pairs, totals, strict=True):
+                    at = e.b.add(i, I64(k))
+                    at_bias = e.b.select(biased, e.b.gep(bias_data, [at]), nothing)
+                    value = e.b.fadd(total, e.load_one(at_bias, I64(0)))
+                    place = e.b.gep(results[r], [at])
+                    kind = signature.args[6].dtype
+                    e.b.store(rounded(e.b, value, kind), place)
+                return []
+
+            return e.loop(args[1], args[2], outputs, [], some)[0]
+
+        n = types.intp
+        return n(w, n, n, x, n, bias, y), generate
+
+    return kernel
+
+
+_one_beside, _two_beside = _products(_BESIDE, 1), _products(_BESIDE // 2, 2)
+_one, _two, _three = _products(1, 1), _products(1, 2), _products(1, 3)
+_four, _five, _six = _products(1, 4), _products(1, 5), _products(1, 6)
+
+
+@kernel()
+def _as_floats(x: Any) -> Any:
+    floats = np.empty(x.shape, np.float32)
+    for m in range(x.shape[0]):
+        for j in range(x.shape[1]):
+            floats[m, j] = as_float(x[m, j])
+    return floats
+
+
+@kernel()
+def _pass(w: Any, lo: int, hi: int, x: Any, m: int, rows: int, bias: Any, y: Any) -> None:
+    """Outputs lo..hi of up to six rows."""
+    if rows == 1:
+        _one(w, _one_beside(w, lo, hi, x, m, bias, y), hi, x, m, bias, y)
+    elif rows == 2:
+        _two(w, _two_beside(w, lo, hi, x, m, bias, y), hi, x, m, bias, y)
+    elif rows == 3:
+        _three(w, lo, hi, x, m, bias, y)
+    elif rows == 4:
+        _four(w, lo, hi, x, m, bias, y)
+    elif rows == 5:
+        _five(w, lo, hi, x, m, bias, y)
+    else:
+        _six(w, lo, hi, x, m, bias, y)
+
+
+@kernel()
+def _piece(k: int, who: int, length: int, block: int, w: Any, x: Any, bias: Any, y: Any) -> None:
+    count = x.shape[0]
+    passes = -(-count // WIDEST)  # of even width
+    stop = min((k + 1) * length, w.shape[0])
+    for lo in range(k * length, stop, block):
+        for p in range(passes):
+            m, end = count * p // passes, count * (p + 1) // passes
+            _pass(w, lo, min(lo + block, stop), x, m, end - m, bias, y)
+
+
+@kernel()
+def run(x: Any, w: Any, bias: Any, y: Any, team: Any) -> None:
+    """y = x w^T + bias.
+
+    x: (m, d), w: (n, d), bias: (n,), or (0,) for none, y: (m, n): all contiguous and of one type,
+    float32, bfloat16 in uint16, or float16 in int16. m <= MAX_ROWS.
+    """
+    width = w.shape[1] * w.itemsize
+    length = max(_PIECE // width // _BESIDE, 1) * _BESIDE
+    # Weights are in the first-level cache for the passes after the first; one pass needs no blocks.
+    block = length if x.shape[0] <= WIDEST else max(_BLOCK // width // _BESIDE, 1) * _BESIDE
+    pieces = -(-w.shape[0] // length)
+    spread(_piece, team, pieces, (length, block, w, _as_floats(x), bias, y))
+
+
+@kernel()
+def run_at(
+    kind: Any, x_at: int, w_at: int, bias_at: int, y_at: int, m: int, n: int, d: int, biases: int,
+    team: Any,
+) -> None:  # fmt: skip
+    """`run` by addresses, which costs least. kind: an empty array of the type; biases: n or 0."""
+    run(
+        carray(pointer(x_at, kind), (m, d)),
+        carray(pointer(w_at, kind), (n, d)),
+        carray(pointer(bias_at, kind), (biases,)),
+        carray(pointer(y_at, kind), (m, n)),
+        team,
+    )
+
+
+@kernel()
+def _some(k: int, who: int, x: Any, m: int, w: Any, rows: Any, bias: Any, y: Any) -> None:
+    for p in range(k * _LISTED, min((k + 1) * _LISTED, rows.shape[0])):
+        i = rows[p]
+        own = bias[i : i + 1] if bias.size > 0 else bias
+        _one(w[i : i + 1], 0, 1, x[m : m + 1], 0, own, y[:, p : p + 1])
+
+
+@kernel()
+def run_some(x: Any, m: int, w: Any, rows: Any, bias: Any, y: Any, team: Any) -> None:
+    """y[0, p] = <w[rows[p]], x[m]> + bias[rows[p]]: the bits that `run` gives them.
+
+    rows: (k,) int64, all within w; y: (1, k). The rest as in `run`.
+    """
+    spread(_some, team, -(-rows.shape[0] // _LISTED), (_as_floats(x), m, w, rows, bias, y))

@@ -1,0 +1,77 @@
+"""A plain linear map of few rows: every weight is read once for all of them.
+
+The bits of a row depend neither on the other rows nor on the number of threads.
+"""
+
+import torch
+from torch import Tensor
+
+from reluctant.kernels import linear as kernels
+from reluctant.kernels.team import team_for
+from reluctant.sketch import SERVED
+from reluctant.weights import as_array
+
+MAX_ROWS = kernels.MAX_ROWS
+# Weights below which torch's own call is as fast, for one row and for more.
+LEAST_FOR_ONE, LEAST = 2**18, 2**16
+_KIND = {dtype: as_array(torch.empty(0, dtype=dtype, device="cpu")) for dtype in SERVED}
+
+
+def pays(x: Tensor, weight: Tensor) -> bool:
+    """Whether `few_rows` is faster than torch's own product, by the numbers of rows and weights."""
+    rows = x.numel() // max(x.shape[-1], 1)
+    return rows <= MAX_ROWS and weight.numel() >= (LEAST_FOR_ONE if rows == 1 else LEAST)
+
+
+def serves(x: Tensor, weight: Tensor, bias: Tensor | None) -> bool:
+    """Whether `few_rows` takes these: 1 to 16 rows of one served dtype on the CPU, as they lie.
+
+    Gradients are the caller's business.
+    """
+    dtype = x.dtype
+    return (
+        dtype in _KIND
+        and weight.dtype is dtype
+        and 0 < x.numel() <= MAX_ROWS * x.shape[-1]
+        and x.shape[-1] == weight.shape[1]
+        and x.is_contiguous()
+        and weight.is_contiguous()
+        and x.is_cpu
+        and weight.is_cpu
+        and not x.is_neg()
+        and (bias is None or (bias.dtype is dtype and bias.is_cpu and bias.is_contiguous()))
+    )
+
+
+def few_rows(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    """x weight^T + bias, without gradients. x: (..., d), at most 16 rows; weight: (n, d); bias:
+    (n,) or None. They have to be as `serves` wants them.
+
+    >>> weight, x = torch.eye(3, 4), torch.arange(8.0).reshape(2, 4)
+    >>> few_rows(x, weight, None)
+    tensor([[0., 1., 2.],
+            [4., 5., 6.]])
+    """
+    n, d = weight.shape
+    y = x.new_empty((*x.shape[:-1], n))
+    rows, biases = x.numel() // d, 0 if bias is None else n
+    at = (x.data_ptr(), weight.data_ptr(), 0 if bias is None else bias.data_ptr(), y.data_ptr())
+    team = team_for(weight.nbytes * (1 + rows // 4))
+    kernels.run_at(_KIND[x.dtype], *at, rows, n, d, biases, team)
+    return y
+
+
+def some_outputs(
+    x: Tensor, row: int, weight: Tensor, bias: Tensor | None, outputs: Tensor
+) -> Tensor:
+    """Of row `row` of x only these outputs, with the bits that `few_rows` gives them.
+
+    x: (m, d); outputs: (k,) int64, each below n. Gives (k,).
+    """
+    y = x.new_empty((1, len(outputs)))
+    held = _KIND[x.dtype] if bias is None else as_array(bias)
+    rows = outputs.numpy()
+    kernels.run_some(
+        as_array(x), row, as_array(weight), rows, held, as_array(y), team_for(y.nbytes * x.shape[1])
+    )
+    return y[0]

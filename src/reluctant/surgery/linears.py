@@ -1,0 +1,185 @@
+"""Puts the product for few rows under a model's other linear maps, its output projection included.
+
+As for feed-forward layers the module's class is changed, and nothing else. What a map keeps is no
+proof: the kernel reads the weights as they are at each call.
+"""
+
+import threading
+from collections import Counter
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from statistics import median
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from reluctant.linear import LEAST, few_rows, pays, serves
+from reluctant.projection import Projection
+from reluctant.sketch import SERVED
+from reluctant.surgery.modes import is_watched
+
+LEAST_VOCABULARY = 2**12
+
+
+class MapSeat:
+    """What a served `nn.Linear` keeps in its `__dict__`. calls: by who computed them."""
+
+    def __init__(self) -> None:
+        self.calls = {"few rows": 0, "torch": 0}
+
+    def call(self, module: nn.Module, plain: Callable[..., Any], args: Any, kwargs: Any) -> Any:
+        """The map's result; plain: the original class's forward."""
+        x = args[0] if len(args) == 1 and not kwargs else None
+        if torch.compiler.is_compiling() or type(x) is not Tensor or not self.takes(module, x):
+            return plain(module, *args, **kwargs)
+        self.calls["few rows"] += 1
+        return few_rows(x, module._parameters["weight"], module._parameters["bias"])  # type: ignore[arg-type]
+
+    def takes(self, module: nn.Module, x: Tensor) -> bool:
+        """Whether the kernel computes this call."""
+        weight, bias = module._parameters.get("weight"), module._parameters.get("bias")
+        return (
+            type(weight) is nn.Parameter  # not quantised in place, in a functional_call ...
+            and x.dim() > 0
+            and pays(x, weight)
+            and serves(x, weight, bias)
+            and not (torch.is_grad_enabled() and _wants_gradients(x, weight, bias))
+            and not is_watched()
+        )
+
+    @property
+    def memory_bytes(self) -> int:
+        """What is kept besides the weights."""
+        return 0
+
+    def forget(self) -> None:
+        """Forget what was derived from the weights: nothing."""
+
+
+def _wants_gradients(*tensors: Tensor | None) -> bool:
+    return any(tensor is not None and tensor.requires_grad for tensor in tensors)
+
+
+@dataclass
+class Capture:
+    """One decoding loop's: in place of the logits, which may not be needed, it takes what they are
+    computed from.
+
+    pretends: whether nothing is computed. x: of the last call, (m, d_model); y: what came of it;
+    calls: since `x` was last taken.
+    """
+
+    module: nn.Module
+    pretends: bool = False
+    x: Tensor | None = None
+    y: Tensor | None = None
+    calls: int = 0
+
+
+_thread = threading.local()  # capture: the one of this thread's decoding loop, if there is one
+
+
+@dataclass
+class Decoding:
+    """What `reluctant.generate` did with an output projection.
+
+    rows: how many of its rows were read exactly, one number for each decision; all: how many times
+    all logits of a sequence were computed. reasons: why calls went to `model.generate`'s own ways.
+    """
+
+    rows: list[int] = field(default_factory=list)
+    all: int = 0
+    reasons: Counter[str] = field(default_factory=Counter)
+
+    def __str__(self) -> str:
+        if not self.rows and not self.all and not self.reasons:
+            return "ready for reluctant.generate"
+        text = f"{len(self.rows)} tokens decided"
+        if self.rows:
+            text += f", rows read: median {median(self.rows):.0f}, most {max(self.rows)}"
+        if self.all:
+            text += f"; all logits {self.all} times"
+        for reason, times in self.reasons.items():
+            text += f"; {times} calls as without us: {reason}"
+        return text
+
+
+class HeadSeat(MapSeat):
+    """What a served output projection keeps. finish: how the model's forward goes on after it, as
+    far as it was seen (`generation.finish`)."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.projection: Projection | None = None
+        self.decoding = Decoding()
+        self.finish: Any = None
+
+    def __getstate__(self) -> dict[str, Any]:
+        # A copy of the module has weights of its own.
+        return self.__dict__ | {"projection": None, "finish": None}
+
+    @property
+    def memory_bytes(self) -> int:
+        return 0 if self.projection is None else self.projection.memory_bytes
+
+    def projection_of(self, module: nn.Linear) -> Projection:
+        """Its bounds and logits; made when first needed."""
+        if self.projection is None:
+            self.projection = Projection(module)
+        return self.projection
+
+    def call(self, module: nn.Module, plain: Callable[..., Any], args: Any, kwargs: Any) -> Any:
+        """Its logits; while a decoding loop captures them, numbers of their shape."""
+        now: Capture | None = getattr(_thread, "capture", None)
+        if now is None or now.module is not module or not args:
+            return super().call(module, plain, args, kwargs)
+        x, now.calls = args[0], now.calls + 1
+        now.x = x[:, -1]
+        if not now.pretends:
+            y = super().call(module, plain, args, kwargs)
+            now.y = y[:, -1]
+            return y
+        n: int = module.out_features  # type: ignore[assignment]
+        return x.new_zeros(()).expand(*x.shape[:-1], n)
+
+    def forget(self) -> None:
+        """Forget the sketch."""
+        if self.projection is not None:
+            self.projection.forget()
+
+
+@contextmanager
+def captured(module: nn.Module) -> Iterator[Capture]:
+    """In this thread the projection `module` hands over what it is called with."""
+    before = getattr(_thread, "capture", None)
+    _thread.capture = Capture(module)
+    try:
+        yield _thread.capture
+    finally:
+        _thread.capture = before
+
+
+def is_map(module: nn.Module) -> bool:
+    """Whether it is a plain linear map that is large enough, as far as can be seen."""
+    if type(module) is not nn.Linear or "forward" in module.__dict__:
+        return False
+    weight = module._parameters.get("weight")
+    return (
+        type(weight) is nn.Parameter
+        and weight.dtype in SERVED
+        and weight.device.type == "cpu"
+        and weight.is_contiguous()
+        and weight.numel() >= LEAST
+    )
+
+
+def head_of(model: nn.Module) -> nn.Module | None:
+    """The model's output projection, as transformers names it."""
+    ask = getattr(model, "get_output_embeddings", None)
+    try:
+        head = ask() if callable(ask) else None
+    except Exception:  # models that have none may raise anything
+        return None
+    return head if isinstance(head, nn.Linear) and head.out_features >= LEAST_VOCABULARY else None
