@@ -13,7 +13,7 @@ from reluctant.weights import as_array
 
 MAX_ROWS = kernels.MAX_ROWS
 # Weights below which torch's own call is as fast, for one row and for more.
-LEAST_FOR_ONE, LEAST = 2**18, 2**16
+LEAST_FOR_ONE, LEAST = 2**17, 2**16
 _KIND = {dtype: as_array(torch.empty(0, dtype=dtype, device="cpu")) for dtype in SERVED}
 
 

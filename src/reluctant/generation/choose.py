@@ -17,7 +17,16 @@ from reluctant.projection import Projection
 
 MOST = 4096  # logits of a sequence that are computed one by one; beyond, all are
 _MARGIN = 1e-3  # of a probability: more than float32 sums over a vocabulary lose
-Scores = Callable[[Tensor], Tensor]
+
+
+class Scores(Protocol):
+    """What makes scores of logits, both float32."""
+
+    def of_bounds(self, low: Tensor, up: Tensor) -> tuple[Tensor, Tensor]:
+        """Of bounds, (m, vocabulary) each."""
+
+    def of_some(self, m: int, ids: Tensor, logits: Tensor, low: Tensor, up: Tensor) -> Tensor:
+        """Of sequence m's logits of these ids, all (k,). low, up: the bounds of their scores."""
 
 
 class Counts(Protocol):
@@ -33,21 +42,20 @@ class Undecided(Exception):  # noqa: N818 - a finding, not an error
 class Step:
     """What is known of one step's scores.
 
-    x: (m, d_model), contiguous, of the weights' dtype. scores: (m, vocabulary) float32 logits, and
-    whether they are lower bounds (-1), upper ones (1) or themselves (0), to as many float32 scores;
-    None: they are the logits. low, up: bounds of the scores.
+    x: (m, d_model), contiguous, of the weights' dtype. scores: makes scores, float32, of (m,
+    vocabulary) float32 logits; None: they are the scores. low, up: bounds of the scores.
     """
 
     def __init__(
         self,
         projection: Projection,
         x: Tensor,
-        scores: Callable[[Tensor, int], Tensor] | None,
+        scores: "Scores | None",
         counts: Counts,
     ) -> None:
         self.projection, self.x, self.scores, self.counts = projection, x, scores, counts
         low, up = self.logits = projection.bounds(x)
-        self.low, self.up = (low, up) if scores is None else (scores(low, -1), scores(up, 1))
+        self.low, self.up = (low, up) if scores is None else scores.of_bounds(low, up)
 
     def exact(self, least: Tensor) -> list[tuple[Tensor, Tensor]]:
         """For each sequence the ids, ascending, whose score may reach `least`, and these scores.
@@ -66,11 +74,10 @@ class Step:
         self.counts.rows += map(len, found)
         if self.scores is None:
             return list(zip(found, logits, strict=True))
-        every = up.clone()  # whole rows, as processors go by ids
-        for m, ids in enumerate(found):
-            every[m, ids] = logits[m]
-        scores = self.scores(every, 0)
-        return [(ids, scores[m, ids]) for m, ids in enumerate(found)]
+        return [
+            (ids, self.scores.of_some(m, ids, some, self.low[m, ids], self.up[m, ids]))
+            for m, (ids, some) in enumerate(zip(found, logits, strict=True))
+        ]
 
 
 def greedy(step: Step) -> list[int]:
@@ -79,7 +86,11 @@ def greedy(step: Step) -> list[int]:
 
 
 def sample(
-    step: Step, waits: Tensor, top_k: int = 0, filters: Sequence[Scores] = (), top_p: float = 1.0
+    step: Step,
+    waits: Tensor,
+    top_k: int = 0,
+    filters: Sequence[Callable[[Tensor], Tensor]] = (),
+    top_p: float = 1.0,
 ) -> list[int]:
     """The draws that `torch.multinomial` makes of softmax(scores): argmax(p / q), q ~ Exp(1).
 
@@ -103,7 +114,7 @@ def sample(
     return drawn
 
 
-def _top(scores: Tensor, k: int, filters: Sequence[Scores]) -> Tensor:
+def _top(scores: Tensor, k: int, filters: Sequence[Callable[[Tensor], Tensor]]) -> Tensor:
     kept = scores.masked_fill(scores < scores.topk(min(k, len(scores))).values[-1], -torch.inf)
     for each in filters:
         kept = each(kept[None])[0]

@@ -8,7 +8,8 @@ sampling loop draws its random numbers all the same, as many and in the same ord
 """
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
@@ -19,7 +20,7 @@ from transformers.generation.configuration_utils import GenerationMode
 from transformers.generation.utils import GENERATION_MODES_MAPPING
 
 from reluctant.errors import ReluctantError
-from reluctant.generation.choose import Scores, Step, Undecided, greedy, sample
+from reluctant.generation.choose import Step, Undecided, greedy, sample
 from reluctant.generation.finish import Finish, same_bits, seen
 from reluctant.linear import MAX_ROWS
 from reluctant.projection import Stale
@@ -31,11 +32,15 @@ from reluctant.surgery.swap import map_seat_of
 _log = logging.getLogger("reluctant")
 
 # A score grows with its own logit and depends on no other. Exactly these: a subclass may do more.
-_BY_LOGIT = (
-    processors.MinLengthLogitsProcessor,
-    processors.MinNewTokensLengthLogitsProcessor,
+# The first compute it, the others leave it as it is or set it.
+_BY_VALUE = (
     processors.TemperatureLogitsWarper,
     processors.RepetitionPenaltyLogitsProcessor,
+)
+_BY_LOGIT = (
+    *_BY_VALUE,
+    processors.MinLengthLogitsProcessor,
+    processors.MinNewTokensLengthLogitsProcessor,
     processors.NoRepeatNGramLogitsProcessor,
     processors.SuppressTokensAtBeginLogitsProcessor,
     processors.SuppressTokensLogitsProcessor,
@@ -190,6 +195,50 @@ def _say(model: nn.Module, why: str) -> None:
     _log.info("reluctant.generate: %s", why)
 
 
+@dataclass(frozen=True)
+class _Scores:
+    """What the model's forward and the logits processors make of the projection's output.
+
+    shape: of the logits.
+    """
+
+    model: nn.Module
+    finish: Finish
+    dtype: torch.dtype
+    processors: Sequence[Any]
+    input_ids: Any
+    shape: tuple[int, int]
+
+    def of_bounds(self, low: Tensor, up: Tensor) -> tuple[Tensor, Tensor]:
+        sides = ((low, -1), (up, 1))
+        both = [self.finish.bound(self.model, b.to(self.dtype), side).float() for b, side in sides]
+        if not self.processors:
+            return both[0], both[1]
+        ids, scores = self.input_ids.repeat(2, 1), torch.cat(both)  # one call: some take a while
+        for each in self.processors:
+            scores = each(ids, scores)
+        low, up = scores.chunk(2)
+        return low, up
+
+    def of_some(self, m: int, ids: Tensor, logits: Tensor, low: Tensor, up: Tensor) -> Tensor:
+        """As if these ids were the whole vocabulary. Where the bounds are one, they are the score:
+        a processor has set it."""
+        logits = self.finish.some(self.model, logits.to(self.dtype), m, ids, self.shape)
+        scores = logits.float()[None]
+        for each in self.processors:
+            if type(each) in _BY_VALUE:
+                scores = each(self._among(ids, m), scores)
+        return torch.where(low == up, up, scores[0])
+
+    def _among(self, ids: Tensor, m: int) -> Tensor:
+        """Sequence m's ids as places in `ids`, which ascend; beyond the last for those not there:
+        processors leave out what is not in the vocabulary."""
+        given = self.input_ids[m : m + 1]
+        place = torch.searchsorted(ids, given)
+        there = ids[place.clamp(max=len(ids) - 1)] == given
+        return torch.where(there, place, len(ids))
+
+
 class _Chooser(processors.LogitsProcessorList):
     """Stands in the place of the logits processors of one call of generate."""
 
@@ -244,10 +293,13 @@ class _Chooser(processors.LogitsProcessorList):
 
     def _choose(self, x: Tensor, input_ids: Tensor, finish: Finish) -> list[int] | None:
         projection = self._seat.projection_of(self._head)
+        scores: _Scores | None = None
+        if finish.kind != "none" or x.dtype is not torch.float32 or self._early:
+            shape = len(x), self._head.out_features
+            scores = _Scores(self._model, finish, x.dtype, self._early, input_ids, shape)
         for _ in range(2):  # once more with a new sketch, if the weights have left theirs
             try:
-                step = Step(projection, x, self._bounds_of(input_ids, finish, x.dtype),
-                            self._seat.decoding)  # fmt: skip
+                step = Step(projection, x, scores, self._seat.decoding)
                 return self._drawn(step) if self._sampled else greedy(step)
             except Stale:
                 continue
@@ -255,29 +307,11 @@ class _Chooser(processors.LogitsProcessorList):
                 break
         return None
 
-    def _bounds_of(
-        self, input_ids: Tensor, finish: Finish, dtype: torch.dtype
-    ) -> Callable[[Tensor, int], Tensor] | None:
-        if finish.kind == "none" and dtype is torch.float32 and not self._early:
-            return None
-
-        def scores(output: Tensor, side: int) -> Tensor:
-            output = output.to(dtype)
-            if side:
-                found = finish.bound(self._model, output, side).float()
-            else:
-                found = finish.logits(self._model, output).float()
-            for each in self._early:
-                found = each(input_ids, found)
-            return found
-
-        return scores
-
     def _drawn(self, step: Step) -> list[int]:
         state = torch.get_rng_state()
         waits = torch.empty(step.low.shape, dtype=torch.float32).exponential_()
         torch.set_rng_state(state)  # the loop draws them itself
-        filters: list[Scores] = []
+        filters: list[Callable[[Tensor], Tensor]] = []
         if self._top_p is not None:
             filters.append(partial(self._top_p, None))
         share = 1.0 if self._top_p is None or self._top_k else self._top_p.top_p

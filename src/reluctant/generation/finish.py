@@ -39,6 +39,19 @@ class Finish:
             return output * self.number
         return output / self.number if self.kind == "divisor" else output
 
+    def some(
+        self, model: nn.Module, output: Tensor, m: int, ids: Tensor, shape: tuple[int, int]
+    ) -> Tensor:
+        """The same of these ids alone, (k,) -> (k,); they stand in row m of logits of this shape."""
+        if self.kind == "bias":
+            bias: Tensor = model.final_logits_bias  # type: ignore[assignment]
+            return output + bias[0, ids]
+        if self.kind == "softcap":  # the bits of torch's tanh go by the place in the tensor
+            every = output.new_zeros(shape)
+            every[m, ids] = output
+            return self.logits(model, every)[m, ids]
+        return self.logits(model, output)
+
     def bound(self, model: nn.Module, output: Tensor, side: int) -> Tensor:
         """The same of a bound; side: 1 of an upper one, -1 of a lower one.
 

@@ -10,6 +10,10 @@ tenth of one. So the kernels have threads of their own, which work like this:
   waits only for helpers that are in it: each of them has a piece in hand.
 - A helper looks out for the next job for some microseconds, then sleeps on a semaphore. A large job
   wakes as many as it has pieces for; a small one is helped by those that are awake anyway.
+- torch's own OpenMP threads spin for a millisecond after each operation, on the cores that helpers
+  are on: behind an attention a call took twice as long. GNU's runtime keeps that to microseconds
+  where it has more threads than there are cores; a team of two that never gets any work makes it
+  so. (Eager torch was as fast with it as without.)
 - One job at a time: a second caller (another thread of the program) computes alone, as do all where
   the system is not Linux.
 
@@ -38,7 +42,7 @@ GATE = 0  # OPEN while a job may be entered, plus the number of helpers inside
 JOB = 8  # address of the function `void(data, helper)`, address of its data, helpers admitted
 ASLEEP = 16  # how many helpers sleep, or are about to
 BUSY = 24  # 1 while some caller has a job
-FUNCTIONS = 32  # addresses of sem_wait, sem_post, sched_yield
+FUNCTIONS = 32  # addresses of sem_wait, sem_post, sched_yield, GOMP_parallel (0: there is none)
 COUNTS = 40  # jobs posted, helpers woken, helpers that entered: for tests
 SEMAPHORE = 48  # 32 bytes of a sem_t, with room to spare
 _SIZE = 64
@@ -102,6 +106,21 @@ def call_at(_: Any, function: Any, argument: Any) -> Any:
 
 
 @intrinsic
+def _two_at(_: Any, region: Any, function: Any) -> Any:
+    """Has OpenMP run a C function `f(void *)` by two threads, `region` being GOMP_parallel."""
+
+    def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        pointer = I8.as_pointer()
+        kind = ir.FunctionType(ir.VoidType(), [pointer, pointer, I32, I32])
+        region = builder.inttoptr(args[0], kind.as_pointer())
+        function = builder.inttoptr(args[1], pointer)
+        builder.call(region, [function, ir.Constant(pointer, None), I32(2), I32(0)])
+        return context.get_dummy_value()
+
+    return types.void(types.int64, types.int64), generate
+
+
+@intrinsic
 def _enter(_: Any, function: Any, data: Any, helper: Any) -> Any:
     def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
         kind = ir.FunctionType(ir.VoidType(), [I8.as_pointer(), I64])
@@ -116,6 +135,9 @@ def _enter(_: Any, function: Any, data: Any, helper: Any) -> Any:
 def _serve(control: int, helper: int) -> None:
     """A helper's life."""
     last, looks = 0, 0
+    region = load_at(control + 8 * (FUNCTIONS + 3))
+    if helper == 1 and region != 0:  # its team stays as long as it does
+        _two_at(region, load_at(control + 8 * (FUNCTIONS + 2)))
     while True:
         job = load_at(control + 8 * COUNTS)
         # Each job once: a helper that has seen that no piece is left stays out.
@@ -195,6 +217,18 @@ def close(control: int) -> None:
         inside = load_at(control + 8 * GATE)
 
 
+def _address(library: ctypes.CDLL, name: str) -> int:
+    return ctypes.cast(getattr(library, name), ctypes.c_void_p).value or 0
+
+
+def _openmp() -> int:
+    """The address of GOMP_parallel in the OpenMP runtime that torch has loaded; 0 without one."""
+    try:
+        return _address(ctypes.CDLL("libgomp.so.1", os.RTLD_NOW | os.RTLD_NOLOAD), "GOMP_parallel")
+    except (OSError, AttributeError):
+        return 0
+
+
 class Pool:
     """The process's helpers, started when they are first asked for.
 
@@ -220,9 +254,8 @@ class Pool:
             block = np.zeros(_SIZE + 8, np.int64)
             block = block[-block.ctypes.data % 64 // 8 :][:_SIZE]  # on a cache line of its own
             for k, name in enumerate(("sem_wait", "sem_post", "sched_yield")):
-                block[FUNCTIONS + k] = (
-                    ctypes.cast(getattr(program, name), ctypes.c_void_p).value or 0
-                )
+                block[FUNCTIONS + k] = _address(program, name)
+            block[FUNCTIONS + 3] = _openmp()
             program.sem_init(ctypes.c_void_p(block[SEMAPHORE:].ctypes.data), 0, 0)
             self._block = block
         while self.helpers < helpers and self._spawn(program):
