@@ -14,6 +14,7 @@ from typing import Any
 
 import pytest
 import torch
+import transformers
 from numba import njit
 from torch import nn
 
@@ -84,6 +85,8 @@ OWNERS: dict[str, Callable[[], Any]] = {
     "_make_per_channel_quantized_tensor": lambda: torch,
     "_dynamo": lambda: torch,
     "_inductor": lambda: torch,
+    # How transformers decodes.
+    "_prepare_generation_config": lambda: transformers.GenerationMixin,
     # Numba's cache of compiled code.
     "_cache": numba_dispatcher,
     "_cache_file": lambda: numba_dispatcher()._cache,

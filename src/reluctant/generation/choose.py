@@ -7,7 +7,7 @@ bound cannot win. The choice is that which all logits would give, with the same 
 id among equals.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Protocol
 
 import torch
@@ -89,20 +89,21 @@ def sample(
     step: Step,
     waits: Tensor,
     top_k: int = 0,
-    filters: Sequence[Callable[[Tensor], Tensor]] = (),
     top_p: float = 1.0,
 ) -> list[int]:
     """The draws that `torch.multinomial` makes of softmax(scores): argmax(p / q), q ~ Exp(1).
 
     waits: (m, vocabulary) float64, the logarithms of q as it draws them: p / q and score - log q
     are largest at one id, but for ties within rounding. top_k: only the k largest scores take part,
-    and those equal to the last; 0: all. filters: of (1, k) scores, what of them remains. top_p,
-    without the two others: only the smallest set of largest probabilities that reaches it.
+    and those equal to the last; 0: all. top_p: of these only the smallest set of largest
+    probabilities that reaches it.
+
+    Raises Undecided where it takes all logits to tell.
     """
     if top_k:
         least = step.low.topk(min(top_k, step.low.shape[1]), dim=1).values[:, -1:]
         return [
-            _drawn(ids, _top(scores, top_k, filters), waits[m])
+            _drawn(ids, _nucleus(_top(scores, top_k), top_p), waits[m])
             for m, (ids, scores) in enumerate(step.exact(least))
         ]
     best = (step.low.double() - waits).amax(1, keepdim=True)
@@ -114,11 +115,25 @@ def sample(
     return drawn
 
 
-def _top(scores: Tensor, k: int, filters: Sequence[Callable[[Tensor], Tensor]]) -> Tensor:
-    kept = scores.masked_fill(scores < scores.topk(min(k, len(scores))).values[-1], -torch.inf)
-    for each in filters:
-        kept = each(kept[None])[0]
-    return kept
+def _top(scores: Tensor, k: int) -> Tensor:
+    return scores.masked_fill(scores < scores.topk(min(k, len(scores))).values[-1], -torch.inf)
+
+
+def _nucleus(scores: Tensor, top_p: float) -> Tensor:
+    """The scores with -inf in the place of those that transformers' top-p leaves out: the smallest,
+    as long as they have no more than 1 - top_p together."""
+    if top_p >= 1.0:
+        return scores
+    rising, order = scores.double().sort(stable=True)
+    upto = rising.softmax(0).cumsum(0)
+    out = upto <= 1.0 - top_p
+    out[-1] = False
+    count = int(out.sum())
+    # Of equals, and within what float32 rounds, it is chance which of them is left out.
+    near = (upto[:-1] - (1.0 - top_p)).abs() < 1e-6 * (10 + len(scores))
+    if near.any() or (count > 0 and rising[count - 1] == rising[count] > -torch.inf):
+        raise Undecided
+    return scores.index_fill(0, order[:count], -torch.inf)
 
 
 def _drawn(ids: Tensor, scores: Tensor, waits: Tensor) -> int:

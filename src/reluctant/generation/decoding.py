@@ -8,7 +8,7 @@ sampling loop draws its random numbers all the same, as many and in the same ord
 """
 
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -214,28 +214,32 @@ class _Scores:
         both = [self.finish.bound(self.model, b.to(self.dtype), side).float() for b, side in sides]
         if not self.processors:
             return both[0], both[1]
-        ids, scores = self.input_ids.repeat(2, 1), torch.cat(both)  # one call: some take a while
+        if any(isinstance(getattr(p, "prompt_ignore_length", 0), Tensor) for p in self.processors):
+            low, up = (self._processed(self.input_ids, scores) for scores in both)
+        else:  # in one call: some take a while to find their ids
+            low, up = self._processed(self.input_ids.repeat(2, 1), torch.cat(both)).chunk(2)
+        return low, up
+
+    def _processed(self, ids: Tensor, scores: Tensor) -> Tensor:
         for each in self.processors:
             scores = each(ids, scores)
-        low, up = scores.chunk(2)
-        return low, up
+        return scores
 
     def of_some(self, m: int, ids: Tensor, logits: Tensor, low: Tensor, up: Tensor) -> Tensor:
         """As if these ids were the whole vocabulary. Where the bounds are one, they are the score:
         a processor has set it."""
         logits = self.finish.some(self.model, logits.to(self.dtype), m, ids, self.shape)
-        scores = logits.float()[None]
+        scores = logits.float().expand(len(self.input_ids), -1)  # processors know whose row it is
         for each in self.processors:
             if type(each) in _BY_VALUE:
-                scores = each(self._among(ids, m), scores)
-        return torch.where(low == up, up, scores[0])
+                scores = each(self._among(ids), scores)
+        return torch.where(low == up, up, scores[m])
 
-    def _among(self, ids: Tensor, m: int) -> Tensor:
-        """Sequence m's ids as places in `ids`, which ascend; beyond the last for those not there:
+    def _among(self, ids: Tensor) -> Tensor:
+        """The ids so far as places in `ids`, which ascend; beyond the last for those not there:
         processors leave out what is not in the vocabulary."""
-        given = self.input_ids[m : m + 1]
-        place = torch.searchsorted(ids, given)
-        there = ids[place.clamp(max=len(ids) - 1)] == given
+        place = torch.searchsorted(ids, self.input_ids)
+        there = ids[place.clamp(max=len(ids) - 1)] == self.input_ids
         return torch.where(there, place, len(ids))
 
 
@@ -250,7 +254,7 @@ class _Chooser(processors.LogitsProcessorList):
         late = _late(given)
         self._early = list(given)[: len(given) - len(late)]
         self._top_k = next((e.top_k for e in late if hasattr(e, "top_k")), 0)
-        self._top_p = next((e for e in late if hasattr(e, "top_p")), None)
+        self._top_p = next((e.top_p for e in late if hasattr(e, "top_p")), 1.0)
         self._model, self._head, self._seat, self._capture = model, head, seat, capture
         self._sampled = sampled
         if seat.finish is not None and not seat.finish.holds(model):
@@ -311,8 +315,4 @@ class _Chooser(processors.LogitsProcessorList):
         state = torch.get_rng_state()
         waits = torch.empty(step.low.shape, dtype=torch.float32).exponential_()
         torch.set_rng_state(state)  # the loop draws them itself
-        filters: list[Callable[[Tensor], Tensor]] = []
-        if self._top_p is not None:
-            filters.append(partial(self._top_p, None))
-        share = 1.0 if self._top_p is None or self._top_k else self._top_p.top_p
-        return sample(step, waits.double().log_(), self._top_k, filters, share)
+        return sample(step, waits.double().log_(), self._top_k, self._top_p)

@@ -42,7 +42,7 @@ class Finish:
     def some(
         self, model: nn.Module, output: Tensor, m: int, ids: Tensor, shape: tuple[int, int]
     ) -> Tensor:
-        """The same of these ids alone, (k,) -> (k,); they stand in row m of logits of this shape."""
+        """The same of these ids alone, (k,) -> (k,). They stand in row m of logits of a shape."""
         if self.kind == "bias":
             bias: Tensor = model.final_logits_bias  # type: ignore[assignment]
             return output + bias[0, ids]
