@@ -7,7 +7,7 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check
 # What runs kernels directly: tested as the processor is, and as one with AVX2 only.
 KERNELS := $(wildcard tests/test_few*.py tests/test_many*.py tests/test_screen*.py \
   tests/test_sketch*.py tests/test_norm*.py tests/test_halves.py tests/test_pool*.py \
-  tests/test_team*.py tests/test_kernel*.py)
+  tests/test_team*.py tests/test_kernel*.py tests/test_linear.py tests/test_projection.py)
 
 .PHONY: demo minilm test test-all test-avx2 check bench families plot clean
 

@@ -52,14 +52,17 @@ def test_every_kind_goes_its_way(kind: precompile.Kind) -> None:
 
 def test_the_command_says_where(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     seen: list[precompile.Kind] = []
+    maps: list[object] = []
     monkeypatch.setattr(precompile, "compile_one", seen.append)
+    monkeypatch.setattr(precompile, "compile_maps", maps.append)
     result = CliRunner().invoke(app, ["compile", "--json", str(tmp_path / "x.json")])
     assert result.exit_code == 0, result.output
     assert "all kernels are compiled" in result.stdout
     written = json.loads((tmp_path / "x.json").read_text())
-    assert written["kinds"] == list(map(str, precompile.kinds()))
+    assert written["kinds"] == precompile.names()
     assert written["folder"] in result.stdout.replace("\n", "")
     assert seen == precompile.kinds()
+    assert len(seen) + len(maps) == len(precompile.names())
 
 
 def test_code_that_can_be_kept_nowhere_is_not_made(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -3,6 +3,8 @@
 The bits of a row depend neither on the other rows nor on the number of threads.
 """
 
+from functools import cache
+
 import torch
 from torch import Tensor
 
@@ -59,6 +61,12 @@ def few_rows(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
     team = team_for(weight.nbytes * (1 + rows // 4))
     kernels.run_at(_KIND[x.dtype], *at, rows, n, d, biases, team)
     return y
+
+
+@cache
+def compiled(dtype: torch.dtype) -> None:
+    """Have the kernel of this dtype compiled now, where somebody says what goes on."""
+    few_rows(torch.zeros(1, 1, dtype=dtype), torch.zeros(1, 1, dtype=dtype), None)
 
 
 def some_outputs(

@@ -16,6 +16,7 @@ from reluctant.engine import Engine
 from reluctant.errors import ReluctantError
 from reluctant.kernels.entry import run_at
 from reluctant.kernels.team import team_of
+from reluctant.projection import Projection
 from reluctant.sketch import SERVED
 from reluctant.ways import NEVER_ABOVE, Limits
 
@@ -57,6 +58,15 @@ def kinds() -> list[Kind]:
     ]
 
 
+def names() -> list[str]:
+    """What `compile_all` compiles, in order."""
+    return [*map(str, kinds()), *map(_maps, SERVED)]
+
+
+def _maps(dtype: torch.dtype) -> str:
+    return f"{str(dtype).removeprefix('torch.')}: output projection, linear maps"
+
+
 @torch.no_grad()
 def compile_one(kind: Kind) -> str:
     """Compile what a layer of this kind needs, or load it from where it is kept.
@@ -76,6 +86,17 @@ def compile_one(kind: Kind) -> str:
     return max(engine.calls, key=lambda way: engine.calls[way])
 
 
+@torch.no_grad()
+def compile_maps(dtype: torch.dtype) -> None:
+    """The same for output projections, and for linear maps of few rows."""
+    linear = nn.Linear(D_MODEL, D_FF).to(dtype)
+    projection, x = Projection(linear), torch.ones(1, D_MODEL, dtype=dtype)
+    low, up = projection.bounds(x)
+    ids = torch.arange(3)
+    projection.some(x, 0, ids, low[0, ids], up[0, ids])
+    projection.all(x)
+
+
 def compile_all(on_kind: Callable[[str], object] = lambda kind: None) -> Path:
     """Compile all kernels for this processor, and say where the code is kept.
 
@@ -93,5 +114,8 @@ def compile_all(on_kind: Callable[[str], object] = lambda kind: None) -> Path:
     for kind in kinds():
         on_kind(str(kind))
         compile_one(kind)
+    for dtype in SERVED:
+        on_kind(_maps(dtype))
+        compile_maps(dtype)
     team_of(2)  # these layers are too small to be shared among threads
     return Path(place)

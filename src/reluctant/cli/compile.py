@@ -16,9 +16,9 @@ def compile_kernels(json: JsonFile = None) -> None:
     """
     with clean_exit(json):
         from reluctant.machine import cpu_model, versions  # noqa: PLC0415
-        from reluctant.precompile import compile_all, kinds  # noqa: PLC0415
+        from reluctant.precompile import compile_all, names  # noqa: PLC0415
 
-        start, count = perf_counter(), len(kinds())
+        start, count = perf_counter(), len(names())
         with progress() as bar:
             task = bar.add_task("compiling", total=count)
             number = iter(range(count))
@@ -28,6 +28,6 @@ def compile_kernels(json: JsonFile = None) -> None:
         seconds = perf_counter() - start
         typer.echo(f"all kernels are compiled ({seconds:.0f} s), and kept in {place}")
         if json is not None:
-            made = {"seconds": seconds, "folder": str(place), "kinds": list(map(str, kinds()))}
+            made = {"seconds": seconds, "folder": str(place), "kinds": names()}
             machine = {"processor": cpu_model(), "versions": versions("reluctant", "numba")}
             write_json(json, made | machine)

@@ -19,6 +19,7 @@ from transformers.generation import logits_process as processors
 from transformers.generation.configuration_utils import GenerationMode
 from transformers.generation.utils import GENERATION_MODES_MAPPING
 
+from reluctant.announce import announced
 from reluctant.errors import ReluctantError
 from reluctant.generation.choose import Step, Undecided, greedy, sample
 from reluctant.generation.finish import Finish, same_bits, seen
@@ -27,7 +28,7 @@ from reluctant.projection import Stale
 from reluctant.sketch import SERVED
 from reluctant.surgery.linears import Capture, HeadSeat, captured, head_of
 from reluctant.surgery.modes import is_watched
-from reluctant.surgery.swap import map_seat_of
+from reluctant.surgery.swap import head_seat_of
 
 _log = logging.getLogger("reluctant")
 
@@ -51,6 +52,7 @@ _MODES = (GenerationMode.GREEDY_SEARCH, GenerationMode.SAMPLE)
 _BEAMS = (GenerationMode.BEAM_SEARCH, GenerationMode.BEAM_SAMPLE)
 
 
+@announced
 def generate(model: nn.Module, inputs: Any = None, **kwargs: Any) -> Any:
     """`model.generate(inputs, **kwargs)`: the same tokens, with the output projection certified.
 
@@ -130,15 +132,17 @@ def _decode(
         **({} if streamer is None else {"streamer": streamer}),
         **model_kwargs,
     )
-    head = head_of(model)
-    seat = None if head is None else map_seat_of(head)
-    why = "" if mode in _MODES else "beams need all logits"
-    why = why or _why_not(head, seat, len(input_ids), logits_processor, generation_config)
+    head, seat = head_of(model), head_seat_of(model)
+    if mode in _BEAMS:  # scores of beams are compared, and so need the normaliser of all logits
+        if seat is not None:
+            seat.decoding.beams += 1
+        return own(logits_processor=logits_processor)
+    why = _why_not(head, seat, len(input_ids), logits_processor, generation_config)
     if why:
         _say(model, why)
         return own(logits_processor=logits_processor)
     assert isinstance(head, nn.Linear)
-    assert isinstance(seat, HeadSeat)
+    assert seat is not None
     with captured(head) as capture:
         chooser = _Chooser(model, head, seat, capture, logits_processor, mode is _MODES[1])
         return own(logits_processor=chooser)
@@ -147,7 +151,7 @@ def _decode(
 def _why_not(head: Any, seat: Any, sequences: int, given: Any, config: Any) -> str:
     """Why the projection cannot be certified for this call; "" if it can."""
     weight = None if head is None else head._parameters.get("weight")
-    if not isinstance(seat, HeadSeat):
+    if seat is None:
         why = "the output projection is not served"
     elif type(weight) is not nn.Parameter or weight.dtype not in SERVED or not weight.is_cpu:
         why = "the output projection's weight is no plain one that kernels read"
@@ -188,9 +192,8 @@ def _late(given: Any) -> list[Any]:
 
 
 def _say(model: nn.Module, why: str) -> None:
-    head = head_of(model)
-    seat = None if head is None else map_seat_of(head)
-    if isinstance(seat, HeadSeat):
+    seat = head_seat_of(model)
+    if seat is not None:
         seat.decoding.reasons[why] += 1
     _log.info("reluctant.generate: %s", why)
 

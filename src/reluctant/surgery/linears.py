@@ -86,21 +86,25 @@ class Decoding:
     """What `reluctant.generate` did with an output projection.
 
     rows: how many of its rows were read exactly, one number for each decision; all: how many times
-    all logits of a sequence were computed. reasons: why calls went to `model.generate`'s own ways.
+    all logits of a sequence were computed. beams: calls of beam search, which takes all logits of
+    all beams from one reading. reasons: why calls were computed as without us.
     """
 
     rows: list[int] = field(default_factory=list)
     all: int = 0
+    beams: int = 0
     reasons: Counter[str] = field(default_factory=Counter)
 
     def __str__(self) -> str:
-        if not self.rows and not self.all and not self.reasons:
+        if not (self.rows or self.all or self.beams or self.reasons):
             return "ready for reluctant.generate"
         text = f"{len(self.rows)} tokens decided"
         if self.rows:
             text += f", rows read: median {median(self.rows):.0f}, most {max(self.rows)}"
         if self.all:
             text += f"; all logits {self.all} times"
+        if self.beams:
+            text += f"; {self.beams} calls of beam search"
         for reason, times in self.reasons.items():
             text += f"; {times} calls as without us: {reason}"
         return text

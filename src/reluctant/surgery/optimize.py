@@ -11,6 +11,7 @@ from reluctant.announce import announced
 from reluctant.engine import Engine
 from reluctant.errors import ReluctantError
 from reluctant.kernels.few import MAX_TOKENS
+from reluctant.linear import compiled
 from reluctant.surgery.agree import agree
 from reluctant.surgery.find import LOOKED_FOR, examine
 from reluctant.surgery.gain import gain
@@ -120,6 +121,7 @@ def _put_maps(
         served = HeadSeat() if is_head else MapSeat()
         new.append(module)
         put_map(module, served)
+        compiled(module.weight.dtype)
         entries.append(MapEntry(name, module.in_features, module.out_features, served))
     return tuple(entries)
 

@@ -20,7 +20,7 @@ from reluctant.engine import Engine
 from reluctant.surgery.agree import agree
 from reluctant.surgery.inline import call as call_inline
 from reluctant.surgery.inline import seat_with
-from reluctant.surgery.linears import MapSeat
+from reluctant.surgery.linears import HeadSeat, MapSeat, head_of
 from reluctant.surgery.seat import KEY, Seat
 from reluctant.surgery.site import Site, Unfit
 
@@ -174,6 +174,13 @@ def map_seat_of(module: nn.Module) -> MapSeat | None:
     """What a served linear map keeps; None for all others."""
     seat = module.__dict__.get(KEY)
     return seat if isinstance(module, Served) and isinstance(seat, MapSeat) else None
+
+
+def head_seat_of(model: nn.Module) -> HeadSeat | None:
+    """What a model's output projection keeps, if it is served."""
+    head = head_of(model)
+    seat = None if head is None else map_seat_of(head)
+    return seat if isinstance(seat, HeadSeat) else None
 
 
 def take_out(module: nn.Module) -> bool:

@@ -4,12 +4,14 @@ import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from reluctant.surgery.swap import head_seat_of
 from reluctant.whole.inputs import WITH_TOKENS, Case
 
 NEW_TOKENS = 24
@@ -65,12 +67,16 @@ def _tensors(found: Any) -> Iterator[Tensor]:
 @torch.inference_mode()
 def generate(model: Any, case: Case, *, beams: int = 1, new: int = NEW_TOKENS) -> Tensor:
     """Token ids (sequences, positions): `new` tokens by greedy or beam search, without sampling."""
+    from reluctant.generation.decoding import generate as certified  # noqa: PLC0415
+
     config = model.generation_config
     pad = config.pad_token_id
     if pad is None:
         end = config.eos_token_id
         pad = end[0] if isinstance(end, Sequence) else end
-    ids: Tensor = model.generate(
+    # A served model as its users are told to ask it: its projection certified.
+    ask = partial(certified, model) if head_seat_of(model) else model.generate
+    ids: Tensor = ask(
         *case.args,
         **case.kwargs,
         do_sample=False,

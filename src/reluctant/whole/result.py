@@ -79,6 +79,10 @@ class Result:
                 what: [_layer(entry) for entry in getattr(self.report, what)]
                 for what in ("swapped", "refused", "untouched")
             },
+            "maps": [
+                {"name": entry.name, "d_in": entry.d_in, "d_out": entry.d_out}
+                for entry in self.report.maps
+            ],
             "unchanged": self.unchanged,
             "checks": [asdict(check) for check in self.checks],
             "densities": [asdict(density) for density in self.densities],
