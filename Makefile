@@ -9,7 +9,7 @@ KERNELS := $(wildcard tests/test_few*.py tests/test_many*.py tests/test_screen*.
   tests/test_sketch*.py tests/test_norm*.py tests/test_halves.py tests/test_pool*.py \
   tests/test_team*.py tests/test_kernel*.py tests/test_linear.py tests/test_projection.py)
 
-.PHONY: demo minilm test test-all test-avx2 check bench families plot clean
+.PHONY: demo gemma minilm test test-all test-avx2 check bench families plot clean
 
 demo: $(STAMP)
 	$(BIN)/reluctant demo
@@ -36,6 +36,11 @@ check: $(STAMP)
 
 bench: $(STAMP)
 	$(BIN)/reluctant bench
+
+# A trained model with 262,144 words to measure on: reluctant optimize build/gemma
+gemma: $(STAMP)
+	$(PIP) install --constraint constraints.txt gguf sentencepiece
+	$(BIN)/python -m tools.gemma build/gemma
 
 families: $(STAMP)
 	$(BIN)/python -m tools.scan

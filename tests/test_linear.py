@@ -22,7 +22,7 @@ def draw(seed, n, d, rows, dtype, *, bias=True):
 
 
 @dtypes
-@settings(max_examples=25)
+@settings(max_examples=25, deadline=None)
 @given(
     st.integers(0, 999), st.integers(1, 70), st.integers(1, 150), st.integers(1, 16), st.booleans()
 )

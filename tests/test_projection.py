@@ -38,7 +38,7 @@ def exact(linear, x):
 
 
 @dtypes
-@settings(max_examples=20)
+@settings(max_examples=20, deadline=None)
 @given(
     st.integers(0, 999), st.integers(8, 200), st.integers(2, 140), st.integers(1, 7), st.booleans()
 )
