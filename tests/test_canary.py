@@ -87,6 +87,8 @@ OWNERS: dict[str, Callable[[], Any]] = {
     "_inductor": lambda: torch,
     # How transformers decodes.
     "_prepare_generation_config": lambda: transformers.GenerationMixin,
+    "_valid_auto_compile_criteria": lambda: transformers.GenerationMixin,
+    "_compiled_call_impl": lambda: nn.Linear(1, 1),
     # Numba's cache of compiled code.
     "_cache": numba_dispatcher,
     "_cache_file": lambda: numba_dispatcher()._cache,

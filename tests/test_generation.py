@@ -293,6 +293,56 @@ def test_a_cap_that_is_changed_later() -> None:
     same(model, served, **SAMPLED)
 
 
+def test_a_cap_where_there_was_none() -> None:
+    model = build("gemma 2, a softcap")
+    model.config.final_logit_softcapping = None
+    served = copy.deepcopy(model)
+    report = reluctant.optimize(served)
+    same(model, served, **SAMPLED)
+    for each in (model, served):
+        each.config.final_logit_softcapping = 0.5
+    same(model, served, **SAMPLED)
+    assert report.head is not None
+    assert len(report.head.decoding.rows) > 10
+
+
+def test_a_projection_with_a_nan() -> None:
+    model = build("llama")
+    with torch.no_grad():
+        model.lm_head.weight[77, 3] = torch.nan
+    served = copy.deepcopy(model)
+    report = reluctant.optimize(served)
+    same(model, served)
+    assert report.head is not None
+    assert not report.head.decoding.rows
+    assert any("NaN or an infinity" in reason for reason in report.head.decoding.reasons)
+
+
+@pytest.mark.parametrize("on", ["model", "head"])
+def test_who_hooks_in_sees_logits(on: str) -> None:
+    model = build("llama")
+    served = copy.deepcopy(model)
+    report = reluctant.optimize(served)
+    assert report.head is not None
+    same(model, served)
+    decided = len(report.head.decoding.rows)
+    heard: list[Tensor] = []
+    whose = served if on == "model" else served.lm_head
+    whose.register_forward_hook(lambda _m, _a, out: heard.append(getattr(out, "logits", out)))
+    same(model, served)
+    assert len(report.head.decoding.rows) == decided > 0
+    assert len(heard) == 6
+    assert all(logits.std() > 0 for logits in heard)
+
+
+def test_a_prompt_in_chunks() -> None:
+    model = build("llama")
+    served = copy.deepcopy(model)
+    reluctant.optimize(served)
+    same(model, served)
+    same(model, served, prefill_chunk_size=3)
+
+
 def test_parts() -> None:
     model = build("opt, tied")
     with pytest.raises(ReluctantError, match="parts"):

@@ -22,7 +22,7 @@ from transformers.generation.utils import GENERATION_MODES_MAPPING
 from reluctant.announce import announced
 from reluctant.errors import ReluctantError
 from reluctant.generation.choose import Step, Undecided, greedy, sample
-from reluctant.generation.finish import Finish, same_bits, seen
+from reluctant.generation.finish import Finish, same_bits, seen, state_of
 from reluctant.linear import MAX_ROWS
 from reluctant.projection import Stale
 from reluctant.sketch import SERVED
@@ -138,6 +138,7 @@ def _decode(
             seat.decoding.beams += 1
         return own(logits_processor=logits_processor)
     why = _why_not(head, seat, len(input_ids), logits_processor, generation_config)
+    why = why or _who_looks(model, head, generation_config, model_kwargs)
     if why:
         _say(model, why)
         return own(logits_processor=logits_processor)
@@ -163,6 +164,24 @@ def _why_not(head: Any, seat: Any, sequences: int, given: Any, config: Any) -> s
         why = "a mode of torch watches or casts operations"
     elif other := _other_than_known(given, sampled=bool(config.do_sample)):
         why = f"{other} looks at more than one logit at a time"
+    else:
+        why = ""
+    return why
+
+
+def _who_looks(model: Any, head: Any, config: Any, model_kwargs: dict[str, Any]) -> str:
+    """Why logits have to be there after each forward; "" if nobody but the loop looks at them."""
+    hooks = ("_forward_hooks", "_forward_pre_hooks")
+    if any(
+        "forward" in each.__dict__ or any(each.__dict__[h] for h in hooks) for each in (model, head)
+    ):
+        why = "a hook or a forward of its own is on the model or its output projection"
+    elif config.prefill_chunk_size is not None:
+        why = "the prompt is read in chunks"
+    elif model._compiled_call_impl is not None or model._valid_auto_compile_criteria(
+        model_kwargs, config
+    ):
+        why = "its forward is compiled"
     else:
         why = ""
     return why
@@ -260,9 +279,9 @@ class _Chooser(processors.LogitsProcessorList):
         self._top_p = next((e.top_p for e in late if hasattr(e, "top_p")), 1.0)
         self._model, self._head, self._seat, self._capture = model, head, seat, capture
         self._sampled = sampled
-        if seat.finish is not None and not seat.finish.holds(model):
-            seat.finish = None
-        capture.pretends = seat.finish is not None
+        self._state, (finish, then) = state_of(model), seat.finish
+        self._finish: Finish | None = finish if then == self._state else None
+        capture.pretends = self._finish is not None
 
     def __call__(self, input_ids: Any, scores: Any, **kwargs: Any) -> Any:
         """scores: (m, vocabulary): none, as long as the capture pretends."""
@@ -278,7 +297,8 @@ class _Chooser(processors.LogitsProcessorList):
                 f"expected one call of the output projection a step; got {calls}: call "
                 "model.generate without reluctant.decoding, and please report this"
             )
-        x, finish = x.contiguous(), self._seat.finish
+        x, finish = x.contiguous(), self._finish
+        assert finish is not None
         with torch.inference_mode(False):
             chosen = self._choose(x.clone() if x.is_inference() else x, input_ids, finish)
         if chosen is None:
@@ -294,7 +314,8 @@ class _Chooser(processors.LogitsProcessorList):
         output. From then on it need not be computed."""
         found = seen(self._model, output, scores.to(output.dtype))
         if found is not None and same_bits(scores.to(output.dtype).float(), scores):
-            self._seat.finish, self._capture.pretends = found, True
+            self._seat.finish, self._finish = (found, self._state), found
+            self._capture.pretends = True
         else:
             _say(self._model, "its forward does more to logits than is known")
 
@@ -311,6 +332,9 @@ class _Chooser(processors.LogitsProcessorList):
             except Stale:
                 continue
             except Undecided:
+                break
+            except ReluctantError as error:  # no sketch of these weights: a NaN among them
+                _say(self._model, str(error))
                 break
         return None
 

@@ -24,10 +24,6 @@ class Finish:
     kind: str
     number: float = 0.0
 
-    def holds(self, model: nn.Module) -> bool:
-        """Whether the model still says so."""
-        return self.kind == "none" or self in set(_possible(model))
-
     def logits(self, model: nn.Module, output: Tensor) -> Tensor:
         """(m, vocabulary) -> (m, vocabulary), as the model's forward computes it."""
         if self.kind == "bias":
@@ -61,6 +57,11 @@ class Finish:
         if self.kind == "softcap":
             found = found + side * 8 * torch.finfo(found.dtype).eps * abs(self.number)
         return found
+
+
+def state_of(model: nn.Module) -> tuple[object, ...]:
+    """What was seen holds as long as this stays: the forward's code, and what it may go by."""
+    return type(model), type(model).forward, tuple(_possible(model))
 
 
 def seen(model: nn.Module, output: Tensor, logits: Tensor) -> Finish | None:

@@ -112,17 +112,17 @@ class Decoding:
 
 class HeadSeat(MapSeat):
     """What a served output projection keeps. finish: how the model's forward goes on after it, as
-    far as it was seen (`generation.finish`)."""
+    far as it was seen, and in which state of the model (`generation.finish`)."""
 
     def __init__(self) -> None:
         super().__init__()
         self.projection: Projection | None = None
         self.decoding = Decoding()
-        self.finish: Any = None
+        self.finish: tuple[Any, Any] = (None, None)
 
     def __getstate__(self) -> dict[str, Any]:
         # A copy of the module has weights of its own.
-        return self.__dict__ | {"projection": None, "finish": None}
+        return self.__dict__ | {"projection": None, "finish": (None, None)}
 
     @property
     def memory_bytes(self) -> int:
@@ -140,6 +140,9 @@ class HeadSeat(MapSeat):
         if now is None or now.module is not module or not args:
             return super().call(module, plain, args, kwargs)
         x, now.calls = args[0], now.calls + 1
+        if x.dim() != 3:  # nothing is known of it: no one call a step
+            now.calls += 1
+            return super().call(module, plain, args, kwargs)
         now.x = x[:, -1]
         if not now.pretends:
             y = super().call(module, plain, args, kwargs)
