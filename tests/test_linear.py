@@ -84,6 +84,8 @@ def test_what_is_not_served():
     assert not linear.serves(x.double(), w.double(), bias.double())
     assert not linear.serves(x, w.bfloat16(), None)
     assert not linear.serves(x, w, bias.bfloat16())
+    assert not linear.serves(x, w, bias[:1])  # torch would broadcast it; a kernel read beyond it
+    assert not linear.serves(x, w, torch.cat([bias, bias]))
     assert not linear.serves(x.T.contiguous().T, w, bias)
     assert not linear.serves(x, w.T.contiguous().T, bias)
     assert not linear.serves(x[:0], w, bias)

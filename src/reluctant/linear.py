@@ -35,14 +35,20 @@ def serves(x: Tensor, weight: Tensor, bias: Tensor | None) -> bool:
         dtype in _KIND
         and weight.dtype is dtype
         and 0 < x.numel() <= MAX_ROWS * x.shape[-1]
+        and weight.dim() == 2
         and x.shape[-1] == weight.shape[1]
         and x.is_contiguous()
         and weight.is_contiguous()
         and x.is_cpu
         and weight.is_cpu
         and not x.is_neg()
-        and (bias is None or (bias.dtype is dtype and bias.is_cpu and bias.is_contiguous()))
+        and (bias is None or _is_plain(bias, dtype, weight.shape[0]))
     )
+
+
+def _is_plain(bias: Tensor, dtype: torch.dtype, n: int) -> bool:
+    # Kernels check no bounds: a bias that torch would broadcast is torch's.
+    return bias.dtype is dtype and bias.shape == (n,) and bias.is_cpu and bias.is_contiguous()
 
 
 def few_rows(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:

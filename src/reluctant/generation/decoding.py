@@ -23,9 +23,8 @@ from reluctant.announce import announced
 from reluctant.errors import ReluctantError
 from reluctant.generation.choose import Step, Undecided, greedy, sample
 from reluctant.generation.finish import Finish, same_bits, seen, state_of
-from reluctant.linear import MAX_ROWS
+from reluctant.linear import MAX_ROWS, serves
 from reluctant.projection import Stale
-from reluctant.sketch import SERVED
 from reluctant.surgery.linears import Capture, HeadSeat, captured, head_of
 from reluctant.surgery.modes import is_watched
 from reluctant.surgery.swap import head_seat_of
@@ -154,7 +153,9 @@ def _why_not(head: Any, seat: Any, sequences: int, given: Any, config: Any) -> s
     weight = None if head is None else head._parameters.get("weight")
     if seat is None:
         why = "the output projection is not served"
-    elif type(weight) is not nn.Parameter or weight.dtype not in SERVED or not weight.is_cpu:
+    elif type(weight) is not nn.Parameter or not serves(
+        weight.data[:1], weight.data, head._parameters["bias"]
+    ):
         why = "the output projection's weight is no plain one that kernels read"
     elif sequences > MAX_ROWS:
         why = f"more than {MAX_ROWS} sequences at once"
