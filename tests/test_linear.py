@@ -33,8 +33,9 @@ def test_as_true_as_float64_allows(dtype, seed, n, d, rows, biased):
     truth = x.double() @ w.double().T + shift.double()
     # Any order of float32 additions, then one rounding to the weights' dtype.
     size = x.double().abs() @ w.double().abs().T + shift.double().abs()
-    unit = torch.finfo(dtype).eps if dtype is not torch.float32 else 0.0
-    assert ((y.double() - truth).abs() <= (d + 2) * 2.0**-24 * size + unit * truth.abs()).all()
+    kind = torch.finfo(dtype)
+    rounding = kind.eps * (truth.abs() + kind.tiny) if dtype is not torch.float32 else 0
+    assert ((y.double() - truth).abs() <= (d + 2) * 2.0**-24 * size + rounding).all()
 
 
 @dtypes
