@@ -70,7 +70,7 @@ def layer_of(sketch: Sketch, keys, bias, values=None, value_bias=None, before=No
     """before: the keys that are remembered, if these are others."""
     d_ff, d = keys.shape
     then = torch.from_numpy(keys if before is None else before)
-    watched = remembered((Matrix.of(then), None, None))._replace(live_gates=keys)
+    watched = remembered((Matrix.of(then, then.dtype), None, None))._replace(live_gates=keys)
     return Layer(
         sketch.q,
         sketch.scale,

@@ -298,7 +298,7 @@ def test_an_optimizers_state_stays_right(fused):
 
 def test_rows_in_place_or_copied():
     weight = torch.randn(6, 4)
-    live, across = Matrix.of(weight), Matrix.of(torch.randn(4, 6).t())
+    live, across = (Matrix.of(w, torch.float32) for w in (weight, torch.randn(4, 6).t()))
     assert live.rows.data_ptr() == live.stored.data_ptr() == weight.data_ptr()
     assert not live.copied
     assert across.copied

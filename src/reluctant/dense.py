@@ -19,6 +19,7 @@ from torch import Tensor
 
 from reluctant import linear as few
 from reluctant.activations import Activation, resolve
+from reluctant.narrow import Narrow
 
 _POINTWISE: Callable[..., Tensor] | None = getattr(torch.ops.mkldnn, "_linear_pointwise", None)
 
@@ -77,15 +78,20 @@ def _activate(z: Tensor, activation: Activation) -> Tensor:
 
 
 def linear(
-    x: Tensor, weight: Tensor, bias: Tensor | None, activation: Activation | None = None
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    activation: Activation | None = None,
+    narrow: Narrow | None = None,
 ) -> Tensor:
     """activation(x weight^T + bias). x: (..., n); weight: (k, n); bias: (k,). Gives (..., k).
 
-    Without autograd up to 16 rows by the kernel for few rows, in float32 by oneDNN, otherwise as
-    torch does it.
+    narrow: reads the weight in 16 bits, where that is the same. Without autograd up to 16 rows by
+    the kernel for few rows, in float32 by oneDNN, otherwise as torch does it.
     """
     if few.pays(x, weight) and few.serves(x, weight, bias) and _plainly(x, weight):
-        z = few.few_rows(x, weight.data, None if bias is None else bias.data)
+        read = weight.data if narrow is None else narrow.read()
+        z = few.few_rows(x, read, None if bias is None else bias.data)
         return z if activation is None else _activate(z, activation)
     if _fusable(x, weight):
         fused = _FUSED.get(activation.function) if activation else ("none", [], "")
@@ -98,38 +104,46 @@ def linear(
     return y if fused or activation is None else _activate(y, activation)
 
 
+# Of one map: weight and bias as in nn.Linear, and what reads the weight in 16 bits.
+Part = tuple[Tensor, Tensor | None] | tuple[Tensor, Tensor | None, Narrow | None]
+
+
 def feed_forward(
     x: Tensor,
-    up: tuple[Tensor, Tensor | None],
-    down: tuple[Tensor, Tensor | None],
+    up: Part,
+    down: Part,
     activation: Activation,
-    gate: tuple[Tensor, Tensor | None] | None = None,
+    gate: Part | None = None,
     norm: Callable[[Tensor], Tensor] | None = None,
 ) -> Tensor:
-    """The whole layer, densely. x: (..., d_model). up, down, gate: weight and bias as in nn.Linear;
-    norm: what comes to down goes through it first.
+    """The whole layer, densely. x: (..., d_model). norm: what comes to down goes through it first.
 
     >>> layer = torch.nn.Linear(4, 16), torch.nn.Linear(16, 4)
     >>> up, down = [(part.weight, part.bias) for part in layer]
     >>> feed_forward(torch.zeros(2, 4), up, down, resolve("relu")).shape
     torch.Size([2, 4])
     """
-    h = linear(x, *(gate or up), activation)
+    h = _map(x, gate or up, activation)
     if gate is not None:
-        h = h * linear(x, *up)
-    return linear(h if norm is None else norm(h), *down)
+        h = h * _map(x, up)
+    return _map(h if norm is None else norm(h), down)
+
+
+def _map(x: Tensor, part: Part, activation: Activation | None = None) -> Tensor:
+    weight, bias, *narrow = part
+    return linear(x, weight, bias, activation, *narrow)
 
 
 def plain(
     x: Tensor,
-    up: tuple[Tensor, Tensor | None],
-    down: tuple[Tensor, Tensor | None],
+    up: Part,
+    down: Part,
     activation: Activation,
-    gate: tuple[Tensor, Tensor | None] | None = None,
+    gate: Part | None = None,
     norm: Callable[[Tensor], Tensor] | None = None,
 ) -> Tensor:
     """`feed_forward` in torch's public operations only, for autograd and compilers."""
-    h = activation(F.linear(x, *(gate or up)))
+    h = activation(F.linear(x, *(gate or up)[:2]))
     if gate is not None:
-        h = h * F.linear(x, *up)
-    return F.linear(h if norm is None else norm(h), *down)
+        h = h * F.linear(x, *up[:2])
+    return F.linear(h if norm is None else norm(h), *down[:2])

@@ -15,6 +15,7 @@ from reluctant.kernels import few, many, screened
 from reluctant.kernels.entry import run_at
 from reluctant.kernels.team import team_for
 from reluctant.kernels.watch import any_changed
+from reluctant.narrow import Narrow
 from reluctant.nested import on_values
 from reluctant.prepared import Derived, Prepared
 from reluctant.ways import NEVER_ABOVE, Limits
@@ -28,6 +29,7 @@ _PINNED = {
     "few": Limits(NEVER_ABOVE, 0, NEVER_ABOVE),
 }
 _NAMES = {torch.float32: "float32", torch.bfloat16: "bfloat16", torch.float16: "float16"}
+_NOT_NARROW = (None, None, None)
 _IGNORED = np.zeros(2, np.int64)  # where counts go that nobody asked for
 
 
@@ -45,7 +47,7 @@ class Engine:
     up: nn.Linear(d_model, d_ff), down: nn.Linear(d_ff, d_model), gate like up or None; norm: a
     module that normalises what comes to down by its root mean square, or None. way: "auto", or one
     of "dense", "few", "many" to pin it; a layer that a pinned way cannot serve takes the
-    dense way.
+    dense way. narrow: read float32 weights that are 16-bit numbers from 16-bit copies.
 
     Serves every dtype, device and gradient; the sparse ways serve float32 on the CPU (few tokens:
     bfloat16 and float16, too) and activations with a `zero_below` and a kernel. Raises
@@ -70,8 +72,10 @@ class Engine:
         gate: nn.Linear | None = None,
         norm: nn.Module | None = None,
         way: str = "auto",
+        narrow: bool = False,
     ) -> None:
         self.neurons = Neurons(up, down, gate, norm)
+        self.narrow = narrow
         self.activation = resolve(activation)  # checks what an unregistered one claims
         self.way = way
         self.forced: Limits | None = None  # limits of its own, to measure where the ways cross
@@ -86,7 +90,9 @@ class Engine:
 
     def _start(self) -> None:
         self._d_model, self._weights = self.neurons.d_model, self.neurons.keys.numel()
-        self._derived = Derived(self.neurons, self.activation)
+        self._derived = Derived(self.neurons, self.activation, narrow=self.narrow)
+        maps = (self.neurons.up, self.neurons.down, self.neurons.gate) if self.narrow else ()
+        self._narrow = tuple(Narrow(each) for each in maps if each is not None)
         self._turn = 0
         self._handle = op.enlist(self)
         self._label, self._labelled = op.label(self.activation)
@@ -94,9 +100,9 @@ class Engine:
     # What is derived from the weights is a cache: copies and pickles make their own.
     def __getstate__(self) -> dict[str, Any]:
         state = self.__dict__.copy()
-        for cache in ("_d_model", "_weights", "_derived", "_turn", "_handle", "_label"):
+        made = ("_d_model", "_weights", "_derived", "_narrow", "_turn", "_handle", "_label")
+        for cache in (*made, "_labelled"):
             del state[cache]
-        del state["_labelled"]
         state["calls"] = dict(self.calls)
         return state
 
@@ -124,8 +130,8 @@ class Engine:
     @property
     def memory_bytes(self) -> int:
         """Memory that the engine adds to the model once it has computed sparsely: the sketch, and
-        a copy of W2 unless its rows lie on end."""
-        return self._derived.bytes()
+        a copy of W2 unless its rows lie on end; or 16-bit copies, as far as they were made."""
+        return self._derived.bytes() + sum(narrow.memory_bytes for narrow in self._narrow)
 
     def __call__(self, x: Tensor) -> Tensor:
         """x: (..., d_model), also a nested tensor. Gives (..., d_model)."""
@@ -212,8 +218,9 @@ class Engine:
     def _parts(self) -> tuple[Any, ...]:
         """The layer as the functions of `dense` take it."""
         w1, b1, w2, b2, wg, bg = self.neurons.tensors()
-        gate = None if wg is None else (wg, bg)
-        return (w1, b1), (w2, b2), self.activation, gate, self.neurons.norm
+        up, down, gating = (*self._narrow, *_NOT_NARROW)[:3]
+        gate = None if wg is None else (wg, bg, gating)
+        return (w1, b1, up), (w2, b2, down), self.activation, gate, self.neurons.norm
 
     def _run_few(
         self,
@@ -300,6 +307,8 @@ class Engine:
         """Forget what was derived from the weights: for those who write behind torch's back, and
         to have its memory back."""
         self._derived.drop()
+        for narrow in self._narrow:
+            narrow.forget()
 
     def census(self, x: Tensor) -> Census:
         """How many neurons are active, and how many the sketch could not rule out, for x.

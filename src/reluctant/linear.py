@@ -53,7 +53,8 @@ def _is_plain(bias: Tensor, dtype: torch.dtype, n: int) -> bool:
 
 def few_rows(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
     """x weight^T + bias, without gradients. x: (..., d), at most 16 rows; weight: (n, d); bias:
-    (n,) or None. They have to be as `serves` wants them.
+    (n,) or None. They have to be as `serves` wants them; but for x of float32 the weight may be a
+    16-bit copy, with the bits that its numbers give as float32.
 
     >>> weight, x = torch.eye(3, 4), torch.arange(8.0).reshape(2, 4)
     >>> few_rows(x, weight, None)
@@ -65,7 +66,7 @@ def few_rows(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
     rows, biases = x.numel() // d, 0 if bias is None else n
     at = (x.data_ptr(), weight.data_ptr(), 0 if bias is None else bias.data_ptr(), y.data_ptr())
     team = team_for(weight.nbytes * (1 + rows // 4))
-    kernels.run_at(_KIND[x.dtype], *at, rows, n, d, biases, team)
+    kernels.run_at(_KIND[x.dtype], _KIND[weight.dtype], *at, rows, n, d, biases, team)
     return y
 
 

@@ -1,7 +1,5 @@
 """What the kernels read of a layer: its live weights, copies of some, and their sketch."""
 
-import os
-import threading
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -17,24 +15,26 @@ from reluctant.kernels.codes import HARDSWISH, NONE
 from reluctant.kernels.entry import table_of
 from reluctant.kernels.norm import Norm
 from reluctant.kernels.sums import HUGE_PRODUCT
+from reluctant.own_lock import OwnLock
 from reluctant.sketch import SERVED, Sketch, sketch_bytes
-from reluctant.weights import Matrix, Neurons, as_array, stored_as
+from reluctant.weights import Matrix, Neurons, as_array, narrowest, stored_as
 
 
 @dataclass(frozen=True)
 class Prepared:
     """What the kernels read, and the weights' stamp from before it was made.
 
-    dtype: of the weights. sparse: whether the sparse ways can serve the layer; if not, the rest is
-    empty. values: the layer's, as the kernels read them. many: the arguments of
-    `kernels.many.combine` between z and limit; empty if it cannot serve; watched: those of
-    `kernels.watch.any_changed` before turn, for it. sketch: made when a call first needs it, and
-    with it few: the table of `kernels.entry`, addresses in `arrays`; and screened: the arguments of
-    `kernels.screened.run` between x and limit, or empty.
+    dtype: of the weights; read: the one that the kernels read them in. sparse: whether the sparse
+    ways can serve the layer; if not, the rest is empty. values: the layer's, as the kernels read
+    them. many: the arguments of `kernels.many.combine` between z and limit; empty if it cannot
+    serve; watched: those of `kernels.watch.any_changed` before turn, for it. sketch: made when a
+    call first needs it, and with it few: the table of `kernels.entry`, addresses in `arrays`; and
+    screened: the arguments of `kernels.screened.run` between x and limit, or empty.
     """
 
     stamp: Stamp
     dtype: torch.dtype
+    read: torch.dtype
     sparse: bool
     values: Matrix | None = None
     many: tuple[Any, ...] = ()
@@ -54,29 +54,31 @@ class Derived:
     """What was derived from one layer's weights: made when first needed, dropped when untrue.
 
     Threads that need it at once make it once; a forked child makes its own, whatever another
-    thread was about to make when it was forked.
+    thread was about to make when it was forked. narrow: whether kernels read float32 weights that
+    are 16-bit numbers as such.
     """
 
-    def __init__(self, neurons: Neurons, activation: Activation) -> None:
-        self._neurons, self._activation = neurons, activation
+    def __init__(self, neurons: Neurons, activation: Activation, *, narrow: bool = False) -> None:
+        self._neurons, self._activation, self._narrow = neurons, activation, narrow
         self._now: Prepared | None = None
-        self._lock, self._process = threading.RLock(), os.getpid()
+        self._lock = OwnLock()
 
     def get(self, *, with_sketch: bool) -> Prepared:
         """What is true of the weights as they are now."""
         now = self._now
         if now is not None and now.serves(with_sketch=with_sketch):
             return now
-        with self._own_lock():
+        with self._lock.held():
             now = self._now  # another thread may have made it meanwhile
             if now is None or not now.serves(with_sketch=with_sketch):
-                now = prepare(self._neurons, self._activation, now, with_sketch=with_sketch)
+                layer = self._neurons, self._activation
+                now = prepare(*layer, now, narrow=self._narrow, with_sketch=with_sketch)
                 self._now = now
             return now
 
     def drop(self, untrue: Prepared | None = None) -> None:
         """Forget it; if it is given, only as long as no other has taken its place."""
-        with self._own_lock():
+        with self._lock.held():
             if untrue is None or self._now is untrue:
                 self._now = None
 
@@ -94,19 +96,17 @@ class Derived:
         return servable(self._neurons, self._activation)
 
     def bytes(self) -> int:
-        """Memory that it takes, once all of it was needed. Makes nothing."""
+        """Memory that it takes, once all of it was needed, as far as is known. Makes nothing."""
         if not self.sparse():
             return 0
-        neurons = self._neurons
+        neurons, now = self._neurons, self._now
         w1, _, w2, _, wg, _ = neurons.tensors()
         stored = (stored_as(w) for w in (w1, w2.t(), wg) if w is not None)
-        copies = sum(weight.nbytes for weight, copied in filter(None, stored) if copied)
+        if now is not None and now.read is not now.dtype:
+            copies = sum(2 * weight.numel() for weight, _ in filter(None, stored))
+        else:
+            copies = sum(weight.nbytes for weight, copied in filter(None, stored) if copied)
         return copies + sketch_bytes(neurons.d_ff, neurons.d_model)
-
-    def _own_lock(self) -> threading.RLock:
-        if self._process != os.getpid():  # who held the other one is not in this process
-            self._lock, self._process = threading.RLock(), os.getpid()
-        return self._lock
 
 
 def servable(neurons: Neurons, activation: Activation) -> bool:
@@ -137,43 +137,53 @@ def servable(neurons: Neurons, activation: Activation) -> bool:
 
 
 def prepare(
-    neurons: Neurons, activation: Activation, known: Prepared | None, *, with_sketch: bool
+    neurons: Neurons,
+    activation: Activation,
+    known: Prepared | None,
+    *,
+    narrow: bool = False,
+    with_sketch: bool,
 ) -> Prepared:
     """`known`, or, if the weights have changed since, anew; with what it lacks."""
     with torch.inference_mode(False), torch.no_grad():
         if known is None or not known.stamp.holds():
-            known = _with_values(neurons, activation)
+            known = _with_values(neurons, activation, narrow=narrow)
         needed = with_sketch and known.sparse and known.sketch is None
         return _with_sketch(known, neurons, activation) if needed else known
 
 
-def _with_values(neurons: Neurons, activation: Activation) -> Prepared:
+def _with_values(neurons: Neurons, activation: Activation, *, narrow: bool) -> Prepared:
     stamp, dtype = Stamp(neurons), neurons.keys.dtype  # before anything is read
     w1, _, w2, b2, wg, _ = neurons.tensors()
     # Skipping a zero would hide 0 * inf = NaN.
     if not (servable(neurons, activation) and all(finite(w) for w in (w2, w1))):
-        return Prepared(stamp, dtype, sparse=False)
-    values = Matrix.of(w2.t())
+        return Prepared(stamp, dtype, dtype, sparse=False)
+    read = dtype
+    if narrow and dtype is torch.float32:  # all in one dtype, or there would be kernels of nine
+        read = narrowest([w for w in (w1, w2, wg) if w is not None], SERVED)
+    values = Matrix.of(w2.t(), read)
     if wg is not None or neurons.norm is not None or dtype != torch.float32:
-        return Prepared(stamp, dtype, sparse=True, values=values)
+        return Prepared(stamp, dtype, read, sparse=True, values=values)
     bias = as_array(_or_zeros(b2, neurons.d_model, dtype))
     many = (_threshold(activation), activation.kernel, as_array(values.rows), bias)
     watched = tuple(remembered((None, None, values)))
-    return Prepared(stamp, dtype, sparse=True, values=values, many=many, watched=watched)
+    return Prepared(stamp, dtype, read, sparse=True, values=values, many=many, watched=watched)
 
 
 def _with_sketch(known: Prepared, neurons: Neurons, activation: Activation) -> Prepared:
     w1, b1, _, b2, wg, bg = neurons.tensors()
     d_ff, dtype = neurons.d_ff, known.dtype
     gated, max_norm = wg is not None, 0.0
-    keys = Matrix.of(w1)
-    gates = Matrix.of(wg) if gated else keys  # whose product goes through the activation
+    keys = Matrix.of(w1, known.read)
+    gates = (
+        Matrix.of(wg, known.read) if gated else keys
+    )  # whose product goes through the activation
     try:
         sketch = Sketch.of(gates.rows)
         if gated:
             max_norm = float(keys.rows.norm(dim=1, dtype=torch.float64).max())
     except ReluctantError:  # a NaN has come into the keys: the dense way shows it
-        return Prepared(known.stamp, dtype, sparse=False)
+        return Prepared(known.stamp, dtype, dtype, sparse=False)
     values, norm = known.values, neurons.norm_weight
     assert values is not None
     biases = [(bg, d_ff) if gated else (b1, d_ff), (b1, d_ff), (b2, neurons.d_model)]

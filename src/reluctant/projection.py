@@ -1,6 +1,5 @@
 """An output projection: what every logit lies between, some logits exactly, or all of them."""
 
-import threading
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,6 +14,8 @@ from reluctant.kernels.lanes import GROUP
 from reluctant.kernels.team import team_for
 from reluctant.kernels.watch import part_changed, remember
 from reluctant.linear import few_rows, some_outputs
+from reluctant.narrow import Narrow
+from reluctant.own_lock import OwnLock
 from reluctant.sketch import Sketch
 from reluctant.weights import Map, as_array
 
@@ -41,7 +42,7 @@ class _Sketched:
 class Projection:
     """The bounds and the logits of one `nn.Linear(d_model, vocabulary)`, from its live weights.
 
-    Does not keep it alive.
+    Does not keep it alive. narrow: reads its weight in 16 bits, where that is the same.
 
     Raises ReluctantError for weights that hold a NaN or an infinity when they are first needed.
 
@@ -52,11 +53,11 @@ class Projection:
     True
     """
 
-    def __init__(self, linear: nn.Linear) -> None:
-        self.map = Map(linear)
+    def __init__(self, linear: nn.Linear, narrow: Narrow | None = None) -> None:
+        self.map, self.narrow = Map(linear), narrow
         self._now: _Sketched | None = None
         self._turn = 0
-        self._lock = threading.Lock()
+        self._lock = OwnLock()
 
     @property
     def memory_bytes(self) -> int:
@@ -105,7 +106,8 @@ class Projection:
     def all(self, x: Tensor) -> Tensor:
         """All logits: (m, vocabulary), of the weights' dtype; x as in `bounds`."""
         weight, bias = self.map.tensors()
-        return few_rows(x, weight.data, None if bias is None else bias.data)
+        read = weight.data if self.narrow is None else self.narrow.read()
+        return few_rows(x, read, None if bias is None else bias.data)
 
     def forget(self) -> None:
         """Forget what was derived from the weights."""
@@ -115,9 +117,11 @@ class Projection:
         now = self._now
         if now is not None and now.stamp.holds():
             return now
-        with self._lock:
-            self._now = self._sketched()
-            return self._now
+        with self._lock.held():
+            now = self._now  # another thread may have made it meanwhile
+            if now is None or not now.stamp.holds():
+                self._now = now = self._sketched()
+            return now
 
     @torch.no_grad()
     def _sketched(self) -> _Sketched:

@@ -21,7 +21,8 @@ class Layer(NamedTuple):
     float32; row_sum: (d_ff,) int32; rows: (d_ff, d_model), the keys, of gated layers the gates;
     factors: likewise, the keys of gated layers; bias, factor_bias: (d_ff,); values: (d_ff,
     d_model); value_bias: (d_model,). Weights and biases are float32, bfloat16 in uint16, or float16
-    in int16. The rest is what the live weights are compared with: `watch.Watched`.
+    in int16; rows, factors and values may be 16-bit copies of float32 weights. The rest is what the
+    live weights are compared with: `watch.Watched`.
     """
 
     q: npt.NDArray[np.int8]
@@ -67,7 +68,7 @@ class Rule(NamedTuple):
 @kernel(inline="always")
 def tame_bias(layer: Any) -> Any:
     """A factor whose bias stays below it overflows for no x that is not `huge`."""
-    return min(HUGE, np.float64(range_of(layer.factors)) / 2)
+    return min(HUGE, np.float64(range_of(layer.factor_bias)) / 2)
 
 
 # Inlined: a call would copy all of the layer's array headers, which costs more than the work.

@@ -38,17 +38,19 @@ def table_of(
     table: npt.NDArray[np.int64] = np.array(
         [*addresses, *sizes, *map(int, integers), int(everything)], np.int64
     )
-    return table, np.array([max_norm, slack, threshold, norm.eps]), layer.rows[:0, 0]
+    kinds = layer.bias[:0], layer.rows[:0, 0]
+    return table, np.array([max_norm, slack, threshold, norm.eps]), *kinds
 
 
 @kernel()
 def run_at(
-    table: Any, numbers: Any, kind: Any, x_at: int, out_at: int, tokens: int, limit: float,
-    turn: int, totals: Any, team: Any,
+    table: Any, numbers: Any, kind: Any, read: Any, x_at: int, out_at: int, tokens: int,
+    limit: float, turn: int, totals: Any, team: Any,
 ) -> Any:  # fmt: skip
     """`few.run` for the layer of `table_of`, with x and out at these addresses.
 
-    kind: an empty array of the weights' type. x, out: (tokens, d_model), of that type, contiguous.
+    kind, read: empty arrays of the weights' type and of the one that the kernel reads them in. x,
+    out: (tokens, d_model), of the former, contiguous.
     """
     at, more = table, table[_ARRAYS:]
     d_ff, d, groups, quads, normed, longest = more[0], more[1], more[2], more[3], more[4], more[5]
@@ -60,11 +62,11 @@ def run_at(
         carray(pointer(at[2], np.float32), (d_ff,)),
         carray(pointer(at[3], np.float32), (d_ff,)),
         carray(pointer(at[4], np.int32), (d_ff,)),
-        carray(pointer(at[5], kind), (d_ff, d)),
+        carray(pointer(at[5], read), (d_ff, d)),
         carray(pointer(at[6], kind), (d_ff,)),
-        carray(pointer(at[7], kind), (d_ff, d)),
+        carray(pointer(at[7], read), (d_ff, d)),
         carray(pointer(at[8], kind), (d_ff,)),
-        carray(pointer(at[9], kind), (d_ff, d)),
+        carray(pointer(at[9], read), (d_ff, d)),
         carray(pointer(at[10], kind), (d,)),
         carray(pointer(at[11], kind), (more[6], more[7])),
         carray(pointer(at[12], kind), (more[8], more[9])),

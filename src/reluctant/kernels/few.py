@@ -80,7 +80,7 @@ def _confirm(lo: int, m: int, tokens: Any, sums: Any, layer: Any, rule: Any, ind
     How many are active; -1 if one contradicts its sketch (stale weights), -2 if one is beyond the
     range of the weights' dtype, and so infinite in the dense way.
     """
-    d, end = layer.rows.shape[1], range_of(layer.rows)
+    d, end = layer.rows.shape[1], range_of(layer.bias)
     stale = beyond = False
     at = lo
     if count > 0:

@@ -152,7 +152,8 @@ def run(x: Any, w: Any, bias: Any, y: Any, team: Any) -> None:
     """y = x w^T + bias.
 
     x: (m, d), w: (n, d), bias: (n,), or (0,) for none, y: (m, n): all contiguous and of one type,
-    float32, bfloat16 in uint16, or float16 in int16. m <= MAX_ROWS.
+    float32, bfloat16 in uint16, or float16 in int16; beside float32, w may be of another one, with
+    the bits that its numbers would give as float32. m <= MAX_ROWS.
     """
     width = w.shape[1] * w.itemsize
     length = max(_PIECE // width // _BESIDE, 1) * _BESIDE
@@ -164,13 +165,14 @@ def run(x: Any, w: Any, bias: Any, y: Any, team: Any) -> None:
 
 @kernel()
 def run_at(
-    kind: Any, x_at: int, w_at: int, bias_at: int, y_at: int, m: int, n: int, d: int, biases: int,
-    team: Any,
+    kind: Any, read: Any, x_at: int, w_at: int, bias_at: int, y_at: int, m: int, n: int, d: int,
+    biases: int, team: Any,
 ) -> None:  # fmt: skip
-    """`run` by addresses, which costs least. kind: an empty array of the type; biases: n or 0."""
+    """`run` by addresses, which costs least. kind, read: empty arrays of the type, and of w's;
+    biases: n or 0."""
     run(
         carray(pointer(x_at, kind), (m, d)),
-        carray(pointer(w_at, kind), (n, d)),
+        carray(pointer(w_at, read), (n, d)),
         carray(pointer(bias_at, kind), (biases,)),
         carray(pointer(y_at, kind), (m, n)),
         team,

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from reluctant.linear import LEAST, few_rows, pays, serves
+from reluctant.narrow import Narrow
 from reluctant.projection import Projection
 from reluctant.sketch import SERVED
 from reluctant.surgery.modes import is_watched
@@ -24,10 +25,22 @@ LEAST_VOCABULARY = 2**12
 
 
 class MapSeat:
-    """What a served `nn.Linear` keeps in its `__dict__`. calls: by who computed them."""
+    """What a served `nn.Linear` keeps in its `__dict__`. calls: by who computed them. narrow:
+    whether a float32 weight of 16-bit numbers is read as such."""
 
-    def __init__(self) -> None:
+    def __init__(self, *, narrow: bool = False) -> None:
         self.calls = {"few rows": 0, "torch": 0}
+        self.narrow = narrow
+        self._narrow: Narrow | None = None
+
+    def __getstate__(self) -> dict[str, Any]:
+        return self.__dict__ | {"_narrow": None}  # a copy of the module has weights of its own
+
+    def narrow_of(self, module: nn.Linear) -> Narrow | None:
+        """What reads the module's weight in 16 bits; made when first needed."""
+        if self.narrow and self._narrow is None:
+            self._narrow = Narrow(module)
+        return self._narrow
 
     def call(self, module: nn.Module, plain: Callable[..., Any], args: Any, kwargs: Any) -> Any:
         """The map's result; plain: the original class's forward."""
@@ -38,7 +51,10 @@ class MapSeat:
             self.calls["torch"] += 1
             return plain(module, *args, **kwargs)
         self.calls["few rows"] += 1
-        return few_rows(x, module._parameters["weight"], module._parameters["bias"])  # type: ignore[arg-type]
+        weight: Any = module._parameters["weight"]
+        if self.narrow:
+            weight = self.narrow_of(module).read()  # type: ignore[arg-type, union-attr]
+        return few_rows(x, weight, module._parameters["bias"])
 
     def takes(self, module: nn.Module, x: Tensor) -> bool:
         """Whether the kernel computes this call."""
@@ -54,11 +70,13 @@ class MapSeat:
 
     @property
     def memory_bytes(self) -> int:
-        """What is kept besides the weights."""
-        return 0
+        """What is kept besides the weights, as far as it was made."""
+        return 0 if self._narrow is None else self._narrow.memory_bytes
 
     def forget(self) -> None:
-        """Forget what was derived from the weights: nothing."""
+        """Forget what was derived from the weights."""
+        if self._narrow is not None:
+            self._narrow.forget()
 
 
 def _wants_gradients(*tensors: Tensor | None) -> bool:
@@ -117,24 +135,24 @@ class HeadSeat(MapSeat):
     """What a served output projection keeps. finish: how the model's forward goes on after it, as
     far as it was seen, and in which state of the model (`generation.finish`)."""
 
-    def __init__(self) -> None:
-        super().__init__()
+    def __init__(self, *, narrow: bool = False) -> None:
+        super().__init__(narrow=narrow)
         self.projection: Projection | None = None
         self.decoding = Decoding()
         self.finish: tuple[Any, Any] = (None, None)
 
     def __getstate__(self) -> dict[str, Any]:
-        # A copy of the module has weights of its own.
-        return self.__dict__ | {"projection": None, "finish": (None, None)}
+        return super().__getstate__() | {"projection": None, "finish": (None, None)}
 
     @property
     def memory_bytes(self) -> int:
-        return 0 if self.projection is None else self.projection.memory_bytes
+        sketch = 0 if self.projection is None else self.projection.memory_bytes
+        return super().memory_bytes + sketch
 
     def projection_of(self, module: nn.Linear) -> Projection:
         """Its bounds and logits; made when first needed."""
         if self.projection is None:
-            self.projection = Projection(module)
+            self.projection = Projection(module, self.narrow_of(module))
         return self.projection
 
     def call(self, module: nn.Module, plain: Callable[..., Any], args: Any, kwargs: Any) -> Any:
@@ -157,7 +175,7 @@ class HeadSeat(MapSeat):
         return x.new_zeros(()).expand(*x.shape[:-1], n)
 
     def forget(self) -> None:
-        """Forget the sketch."""
+        super().forget()
         if self.projection is not None:
             self.projection.forget()
 

@@ -29,7 +29,9 @@ PARTS = ("feed_forward", "linear", "head")
 
 
 @announced
-def optimize(model: nn.Module, *, way: str = "auto", parts: Collection[str] = PARTS) -> Report:
+def optimize(
+    model: nn.Module, *, way: str = "auto", parts: Collection[str] = PARTS, narrow: bool = False
+) -> Report:
     """Let exact sparse engines compute the feed-forward layers of a model, in place, and kernels
     for few tokens its other linear maps.
 
@@ -40,6 +42,10 @@ def optimize(model: nn.Module, *, way: str = "auto", parts: Collection[str] = PA
     parts: which of "feed_forward"; "linear", all other `nn.Linear`s that are large enough; "head",
         the output projection of a transformers model, which `reluctant.generate` reads as little of
         as it has to.
+    narrow: of float32 weights that are all bfloat16 or all float16 numbers, as those of many
+        checkpoints are, kernels for few tokens read 16-bit copies: half the bytes, the same bits of
+        every result. The copies are made when first needed, beside the Parameters, which stay as
+        they are, and anew when these change; the report has their memory.
 
     Parameters keep their names, shapes and values, so saving, loading, copying and training go on
     as before; `restore` undoes it. Each layer is compared with the original here, on random input,
@@ -72,16 +78,16 @@ def optimize(model: nn.Module, *, way: str = "auto", parts: Collection[str] = PA
         with plainly():
             _take_out_maps(model)  # as the model's own they are looked at
             for name, module in list(model.named_modules()) if "feed_forward" in parts else []:
-                found = _look_at(module, way)
+                found = _look_at(module, way, narrow=narrow)
                 if isinstance(found, Site):
-                    found = _serve(module, found, way)
+                    found = _serve(module, found, way, narrow=narrow)
                     if isinstance(found, Seat):
                         new.append(module)
                 if isinstance(found, Seat):
                     swapped.append(_served(name, found, module in new))
                 elif found is not None:
                     left.append((name, found))
-            maps = _put_maps(model, parts, new)
+            maps = _put_maps(model, parts, new, narrow=narrow)
     except BaseException:
         for module in reversed(new):
             take_out(module)
@@ -100,7 +106,7 @@ def _take_out_maps(model: nn.Module) -> None:
 
 
 def _put_maps(
-    model: nn.Module, parts: Collection[str], new: list[nn.Module]
+    model: nn.Module, parts: Collection[str], new: list[nn.Module], *, narrow: bool
 ) -> tuple[MapEntry, ...]:
     """Serve the linear maps that are in no served feed-forward layer; adds them to `new`."""
     inside = {
@@ -118,7 +124,7 @@ def _put_maps(
             continue
         if id(module) in inside or not is_map(module):
             continue
-        served = HeadSeat() if is_head else MapSeat()
+        served = HeadSeat(narrow=narrow) if is_head else MapSeat(narrow=narrow)
         new.append(module)
         put_map(module, served)
         compiled(module.weight.dtype)
@@ -167,12 +173,12 @@ def _check_modes() -> None:
         )
 
 
-def _look_at(module: nn.Module, way: str) -> Seat | Site | Unfit | None:
+def _look_at(module: nn.Module, way: str, *, narrow: bool) -> Seat | Site | Unfit | None:
     """The module's layer. One that cannot even be looked at does not keep others from being served:
     what it raises is the reason.
     """
     try:
-        return _serve_again(module, way) or examine(module)
+        return _serve_again(module, way, narrow=narrow) or examine(module)
     except Exception as error:
         return _raised(error)
 
@@ -182,12 +188,12 @@ def _raised(error: Exception) -> Unfit:
     return Unfit(f"trying it out raised {type(error).__name__}: {text}", refused=True)
 
 
-def _serve_again(module: nn.Module, way: str) -> Seat | None:
+def _serve_again(module: nn.Module, way: str, *, narrow: bool) -> Seat | None:
     """Keep a layer that is served already, if it is shown to be the same one as then. One that has
     changed since starts anew.
     """
     seat = seat_of(module)
-    if seat is not None:
+    if seat is not None and seat.engine.narrow == narrow:
         seat.forget()
         with suppress(Unfit):
             if seat.site.whole(module) and seat.prove(module):
@@ -199,12 +205,12 @@ def _serve_again(module: nn.Module, way: str) -> Seat | None:
     return None
 
 
-def _serve(module: nn.Module, site: Site, way: str) -> Seat | Unfit:
+def _serve(module: nn.Module, site: Site, way: str, *, narrow: bool) -> Seat | Unfit:
     """Put an engine into the module if it computes what the module does."""
     shown = list[Any]()
     try:
         parts = site.up, site.down, site.activation
-        engine = Engine(*parts, gate=site.gate, norm=site.norm, way=way)
+        engine = Engine(*parts, gate=site.gate, norm=site.norm, way=way, narrow=narrow)
         if site.row is not None:
             shown = prove(module, site)
         with still(module, keeps=site.row is not None) as twin:

@@ -22,7 +22,8 @@ DRAWN = 2**22  # random numbers; larger weights repeat them
 
 
 def opt_1_3b() -> Any:
-    """facebook/opt-1.3b's shape: 24 layers, d_model 2048, d_ff 8192; float32, 5.3 GB."""
+    """facebook/opt-1.3b's shape: 24 layers, d_model 2048, d_ff 8192; float32, 5.3 GB. The matrices'
+    numbers are float16 ones, as the checkpoint's are."""
     from transformers import OPTConfig, OPTForCausalLM  # noqa: PLC0415
 
     config = OPTConfig(
@@ -32,7 +33,7 @@ def opt_1_3b() -> Any:
         num_attention_heads=32,
         word_embed_proj_dim=2048,
     )
-    return _sparse(_drawn(OPTForCausalLM, config))
+    return _sparse(_drawn(OPTForCausalLM, config, rounded_to=torch.float16))
 
 
 def m2m100_418m(beams: int = 5) -> Any:
@@ -58,7 +59,7 @@ def m2m100_418m(beams: int = 5) -> Any:
     return model, inputs
 
 
-def _drawn(kind: Callable[[Any], Any], config: Any) -> Any:
+def _drawn(kind: Callable[[Any], Any], config: Any, rounded_to: torch.dtype = torch.float32) -> Any:
     """Build a model with normal weights, quickly: from as few random numbers as will do."""
     from transformers.initialization import no_init_weights  # noqa: PLC0415
 
@@ -71,7 +72,8 @@ def _drawn(kind: Callable[[Any], Any], config: Any) -> Any:
         for number, weight in enumerate(model.parameters()):
             if weight.dim() > 1:
                 # an odd shift a weight, and rows that do not line up: no two rows are alike
-                _tile(weight, numbers.roll(number * 12_347), 1 / weight.shape[-1] ** 0.5)
+                scaled = numbers.roll(number * 12_347) / weight.shape[-1] ** 0.5
+                _tile(weight, scaled.to(rounded_to).float())
         for module in model.modules():
             if isinstance(module, nn.LayerNorm):
                 # Signs: with ones, the embedding of the last token, which the residual stream holds
@@ -82,12 +84,12 @@ def _drawn(kind: Callable[[Any], Any], config: Any) -> Any:
     return model
 
 
-def _tile(weight: Tensor, numbers: Tensor, scale: float) -> None:
+def _tile(weight: Tensor, numbers: Tensor) -> None:
     """Fill a weight with these numbers, over and over."""
     flat = weight.view(-1)
     for start in range(0, flat.numel(), len(numbers)):
         piece = flat[start : start + len(numbers)]
-        torch.mul(numbers[: len(piece)], scale, out=piece)
+        piece.copy_(numbers[: len(piece)])
 
 
 @torch.inference_mode()
