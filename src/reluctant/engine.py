@@ -7,10 +7,11 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from reluctant import dense, op, ways
+from reluctant import dense, invariant, op, ways
 from reluctant.activations import Activation, resolve
 from reluctant.errors import ReluctantError
 from reluctant.freshness import finite
+from reluctant.invariant import by_rows
 from reluctant.kernels import few, many, screened
 from reluctant.kernels.entry import run_at
 from reluctant.kernels.team import team_for
@@ -48,6 +49,8 @@ class Engine:
     module that normalises what comes to down by its root mean square, or None. way: "auto", or one
     of "dense", "few", "many" to pin it; a layer that a pinned way cannot serve takes the
     dense way. narrow: read float32 weights that are 16-bit numbers from 16-bit copies.
+    batch_invariant: a row's bits do not depend on the others, without gradients: it goes the way
+    for few tokens however many are active, or the dense way by itself.
 
     Serves every dtype, device and gradient; the sparse ways serve float32 on the CPU (few tokens:
     bfloat16 and float16, too) and activations with a `zero_below` and a kernel. Raises
@@ -73,9 +76,10 @@ class Engine:
         norm: nn.Module | None = None,
         way: str = "auto",
         narrow: bool = False,
+        batch_invariant: bool = False,
     ) -> None:
         self.neurons = Neurons(up, down, gate, norm)
-        self.narrow = narrow
+        self.narrow, self.batch_invariant = narrow, batch_invariant
         self.activation = resolve(activation)  # checks what an unregistered one claims
         self.way = way
         self.forced: Limits | None = None  # limits of its own, to measure where the ways cross
@@ -162,6 +166,8 @@ class Engine:
             return on_values(self.forward, x)
         self._check(x)
         tokens = x.numel() // max(self._d_model, 1)
+        if self.batch_invariant:
+            return self._each_by_itself(x, tokens)
         limits = self._limits(x, tokens)
         ready = self._ready(x, limits)
         if ready is None:
@@ -180,6 +186,22 @@ class Engine:
                 way, y = self._run_many(rows, y, ready, limits.many)
         self.calls[way] += 1
         return y
+
+    def _each_by_itself(self, x: Tensor, tokens: int) -> Tensor:
+        """`forward` with every row's bits its own."""
+        # By what one token would do: the number of tokens must not matter.
+        sparse = tokens > 0 and self._limits(x, 1).few > 0
+        ready = self._ready(x, _PINNED["few" if sparse else "dense"])
+        if ready is not None:
+            rows = x.resolve_neg().contiguous()
+            y = torch.empty_like(rows)
+            if self._run_few(rows, y, tokens, ready, NEVER_ABOVE):
+                self.calls["few"] += 1
+                return y
+            if tokens > 1:  # one of them has to be computed densely, and only that one
+                return by_rows(lambda row: self._each_by_itself(row, 1), rows)
+        self.calls["dense"] += 1
+        return invariant.feed_forward(x, *self._parts())
 
     def _check(self, x: Tensor) -> None:
         if x.is_nested:

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from reluctant.kernels import linear as kernels
-from reluctant.kernels.team import team_for
+from reluctant.kernels.team import ALONE, team_for
 from reluctant.sketch import SERVED
 from reluctant.weights import as_array
 
@@ -25,8 +25,9 @@ def pays(x: Tensor, weight: Tensor) -> bool:
     return rows <= MAX_ROWS and weight.numel() >= (LEAST_FOR_ONE if rows == 1 else LEAST)
 
 
-def serves(x: Tensor, weight: Tensor, bias: Tensor | None) -> bool:
-    """Whether `few_rows` takes these: 1 to 16 rows of one served dtype on the CPU, as they lie.
+def serves(x: Tensor, weight: Tensor, bias: Tensor | None, *, most: int | None = MAX_ROWS) -> bool:
+    """Whether `few_rows` takes these: rows of one served dtype on the CPU, as they lie; at most so
+    many, and one at least.
 
     Gradients are the caller's business.
     """
@@ -34,7 +35,8 @@ def serves(x: Tensor, weight: Tensor, bias: Tensor | None) -> bool:
     return (
         dtype in _KIND
         and weight.dtype is dtype
-        and 0 < x.numel() <= MAX_ROWS * x.shape[-1]
+        and x.numel() > 0
+        and (most is None or x.numel() <= most * x.shape[-1])
         and weight.dim() == 2
         and x.shape[-1] == weight.shape[1]
         and x.is_contiguous()
@@ -52,9 +54,9 @@ def _is_plain(bias: Tensor, dtype: torch.dtype, n: int) -> bool:
 
 
 def few_rows(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-    """x weight^T + bias, without gradients. x: (..., d), at most 16 rows; weight: (n, d); bias:
-    (n,) or None. They have to be as `serves` wants them; but for x of float32 the weight may be a
-    16-bit copy, with the bits that its numbers give as float32.
+    """x weight^T + bias, without gradients. x: (..., d), few rows, or it is slower than torch;
+    weight: (n, d); bias: (n,) or None. They have to be as `serves` wants them; but for x of float32
+    the weight may be a 16-bit copy, with the bits that its numbers give as float32.
 
     >>> weight, x = torch.eye(3, 4), torch.arange(8.0).reshape(2, 4)
     >>> few_rows(x, weight, None)
@@ -65,7 +67,7 @@ def few_rows(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
     y = x.new_empty((*x.shape[:-1], n))
     rows, biases = x.numel() // d, 0 if bias is None else n
     at = (x.data_ptr(), weight.data_ptr(), 0 if bias is None else bias.data_ptr(), y.data_ptr())
-    team = team_for(weight.nbytes * (1 + rows // 4))
+    team = team_for(weight.nbytes * (1 + rows // 4)) if n else ALONE
     kernels.run_at(_KIND[x.dtype], _KIND[weight.dtype], *at, rows, n, d, biases, team)
     return y
 

@@ -1,4 +1,4 @@
-"""Plain products for few rows of x: every weight is read once for all of them.
+"""Plain products, for few rows of x above all: every weight is read once for all of them.
 
 Each sum has one order, whatever else is computed beside it: 16 lanes, column by column, 1024
 columns at a time, then halves onto halves. So a row's bits depend neither on the other rows nor on
@@ -21,6 +21,7 @@ from reluctant.kernels.team import spread
 from reluctant.kernels.vector import I64, LANES, ZEROS, Emitter
 
 MAX_ROWS = 16  # of x: from here on a dense library is as fast
+_INPUTS = 1 << 18  # bytes of x that stay in the second-level cache while a piece is worked on
 # Outputs side by side, by the rows of a pass. Their sums fill the registers: AVX2's 16, of which a
 # vector takes two, with 12 sums and 2 weights, AVX-512's 32 with 24 and 4. With one row their
 # latencies overlap; with more, an input that is loaded serves them all: at 5 to 16 rows 1.5x to 2x
@@ -165,13 +166,15 @@ def _pass(w: Any, lo: int, hi: int, x: Any, m: int, rows: int, bias: Any, y: Any
 
 @kernel()
 def _piece(k: int, who: int, length: int, block: int, w: Any, x: Any, bias: Any, y: Any) -> None:
-    count = x.shape[0]
-    passes = -(-count // WIDEST)  # of even width
     stop = min((k + 1) * length, w.shape[0])
-    for lo in range(k * length, stop, block):
-        for p in range(passes):
-            m, end = count * p // passes, count * (p + 1) // passes
-            _pass(w, lo, min(lo + block, stop), x, m, end - m, bias, y)
+    most = max(_INPUTS // (4 * max(x.shape[1], 1)), MAX_ROWS)
+    for first in range(0, x.shape[0], most):
+        count = min(most, x.shape[0] - first)
+        passes = -(-count // WIDEST)  # of even width
+        for lo in range(k * length, stop, block):
+            for p in range(passes):
+                m, end = first + count * p // passes, first + count * (p + 1) // passes
+                _pass(w, lo, min(lo + block, stop), x, m, end - m, bias, y)
 
 
 @kernel()
@@ -180,7 +183,8 @@ def run(x: Any, w: Any, bias: Any, y: Any, team: Any) -> None:
 
     x: (m, d), w: (n, d), bias: (n,), or (0,) for none, y: (m, n): all contiguous and of one type,
     float32, bfloat16 in uint16, or float16 in int16; beside float32, w may be of another one, with
-    the bits that its numbers would give as float32. m <= MAX_ROWS.
+    the bits that its numbers would give as float32. m: any; beyond MAX_ROWS for those who want a
+    row's bits to be its own, at any price.
     """
     width = w.shape[1] * w.itemsize
     length = max(_PIECE // width // _MOST_BESIDE, 1) * _MOST_BESIDE

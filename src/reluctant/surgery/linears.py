@@ -9,12 +9,14 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from statistics import median
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from reluctant.invariant import by_rows
 from reluctant.linear import LEAST, few_rows, pays, serves
 from reluctant.narrow import Narrow
 from reluctant.projection import Projection
@@ -26,11 +28,12 @@ LEAST_VOCABULARY = 2**12
 
 class MapSeat:
     """What a served `nn.Linear` keeps in its `__dict__`. calls: by who computed them. narrow:
-    whether a float32 weight of 16-bit numbers is read as such."""
+    whether a float32 weight of 16-bit numbers is read as such. batch_invariant: whether a row's
+    bits must not depend on the others."""
 
-    def __init__(self, *, narrow: bool = False) -> None:
+    def __init__(self, *, narrow: bool = False, batch_invariant: bool = False) -> None:
         self.calls = {"few rows": 0, "torch": 0}
-        self.narrow = narrow
+        self.narrow, self.batch_invariant = narrow, batch_invariant
         self._narrow: Narrow | None = None
 
     def __getstate__(self) -> dict[str, Any]:
@@ -47,23 +50,29 @@ class MapSeat:
         if torch.compiler.is_compiling():
             return plain(module, *args, **kwargs)
         x = args[0] if len(args) == 1 and not kwargs else None
-        if type(x) is not Tensor or not self.takes(module, x):
-            self.calls["torch"] += 1
-            return plain(module, *args, **kwargs)
-        self.calls["few rows"] += 1
-        weight: Any = module._parameters["weight"]
-        if self.narrow:
-            weight = self.narrow_of(module).read()  # type: ignore[arg-type, union-attr]
-        return few_rows(x, weight, module._parameters["bias"])
+        if type(x) is Tensor and x.dim() > 0 and self._may(module, x):
+            weight, bias = module._parameters["weight"], module._parameters["bias"]
+            if self.batch_invariant:
+                x = x.resolve_neg().contiguous()
+                able = serves(x, weight, bias, most=None)  # type: ignore[arg-type]
+                able = able and not torch.is_autocast_enabled("cpu")
+            else:
+                able = pays(x, weight) and serves(x, weight, bias)  # type: ignore[arg-type]
+            if able:
+                self.calls["few rows"] += 1
+                narrow = self.narrow_of(module)  # type: ignore[arg-type]
+                return few_rows(x, weight if narrow is None else narrow.read(), bias)  # type: ignore[arg-type]
+            if self.batch_invariant:
+                self.calls["torch"] += 1
+                return by_rows(partial(plain, module), x)
+        self.calls["torch"] += 1
+        return plain(module, *args, **kwargs)
 
-    def takes(self, module: nn.Module, x: Tensor) -> bool:
-        """Whether the kernel computes this call."""
+    def _may(self, module: nn.Module, x: Tensor) -> bool:
+        """Whether this call may be another's than torch's."""
         weight, bias = module._parameters.get("weight"), module._parameters.get("bias")
         return (
             type(weight) is nn.Parameter  # not quantised in place, in a functional_call ...
-            and x.dim() > 0
-            and pays(x, weight)
-            and serves(x, weight, bias)
             and not (torch.is_grad_enabled() and _wants_gradients(x, weight, bias))
             and not is_watched()
         )
@@ -135,8 +144,8 @@ class HeadSeat(MapSeat):
     """What a served output projection keeps. finish: how the model's forward goes on after it, as
     far as it was seen, and in which state of the model (`generation.finish`)."""
 
-    def __init__(self, *, narrow: bool = False) -> None:
-        super().__init__(narrow=narrow)
+    def __init__(self, *, narrow: bool = False, batch_invariant: bool = False) -> None:
+        super().__init__(narrow=narrow, batch_invariant=batch_invariant)
         self.projection: Projection | None = None
         self.decoding = Decoding()
         self.finish: tuple[Any, Any] = (None, None)
@@ -191,8 +200,8 @@ def captured(module: nn.Module) -> Iterator[Capture]:
         _thread.capture = before
 
 
-def is_map(module: nn.Module) -> bool:
-    """Whether it is a plain linear map that is large enough, as far as can be seen."""
+def is_map(module: nn.Module, least: int = LEAST) -> bool:
+    """Whether it is a plain linear map of so many weights, as far as can be seen."""
     if type(module) is not nn.Linear or "forward" in module.__dict__:
         return False
     weight = module._parameters.get("weight")
@@ -201,7 +210,7 @@ def is_map(module: nn.Module) -> bool:
         and weight.dtype in SERVED
         and weight.device.type == "cpu"
         and weight.is_contiguous()
-        and weight.numel() >= LEAST
+        and weight.numel() >= least
     )
 
 

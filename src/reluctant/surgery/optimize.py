@@ -11,13 +11,14 @@ from reluctant.announce import announced
 from reluctant.engine import Engine
 from reluctant.errors import ReluctantError
 from reluctant.kernels.few import MAX_TOKENS
-from reluctant.linear import compiled
+from reluctant.linear import LEAST, compiled
 from reluctant.surgery.agree import agree
 from reluctant.surgery.find import LOOKED_FOR, examine
 from reluctant.surgery.gain import gain
 from reluctant.surgery.inline import prove, show
 from reluctant.surgery.linears import HeadSeat, MapSeat, head_of, is_map
 from reluctant.surgery.modes import is_transformed, plainly
+from reluctant.surgery.outside import outside
 from reluctant.surgery.report import Entry, MapEntry, Report
 from reluctant.surgery.seat import Seat
 from reluctant.surgery.site import Site, Unfit, raw
@@ -30,7 +31,12 @@ PARTS = ("feed_forward", "linear", "head")
 
 @announced
 def optimize(
-    model: nn.Module, *, way: str = "auto", parts: Collection[str] = PARTS, narrow: bool = False
+    model: nn.Module,
+    *,
+    way: str = "auto",
+    parts: Collection[str] = PARTS,
+    narrow: bool = False,
+    batch_invariant: bool = False,
 ) -> Report:
     """Let exact sparse engines compute the feed-forward layers of a model, in place, and kernels
     for few tokens its other linear maps.
@@ -46,6 +52,9 @@ def optimize(
         checkpoints are, kernels for few tokens read 16-bit copies: half the bytes, the same bits of
         every result. The copies are made when first needed, beside the Parameters, which stay as
         they are, and anew when these change; the report has their memory.
+    batch_invariant: in what is served a row's bits do not depend on the other rows, for any number
+        of them, without gradients. Many rows then take longer than torch's products; the report
+        names the parts outside.
 
     Parameters keep their names, shapes and values, so saving, loading, copying and training go on
     as before; `restore` undoes it. Each layer is compared with the original here, on random input,
@@ -71,6 +80,7 @@ def optimize(
     if unknown or not parts:
         raise ReluctantError(f"parts: expected some of {', '.join(PARTS)}; got {parts!r}")
     _check_modes()
+    how = {"narrow": narrow, "batch_invariant": batch_invariant}
     swapped: list[Entry] = []
     left: list[tuple[str, Unfit]] = []
     new: list[nn.Module] = []
@@ -78,16 +88,16 @@ def optimize(
         with plainly():
             _take_out_maps(model)  # as the model's own they are looked at
             for name, module in list(model.named_modules()) if "feed_forward" in parts else []:
-                found = _look_at(module, way, narrow=narrow)
+                found = _look_at(module, way, how)
                 if isinstance(found, Site):
-                    found = _serve(module, found, way, narrow=narrow)
+                    found = _serve(module, found, way, how)
                     if isinstance(found, Seat):
                         new.append(module)
                 if isinstance(found, Seat):
                     swapped.append(_served(name, found, module in new))
                 elif found is not None:
                     left.append((name, found))
-            maps = _put_maps(model, parts, new, narrow=narrow)
+            maps = _put_maps(model, parts, new, how)
     except BaseException:
         for module in reversed(new):
             take_out(module)
@@ -96,7 +106,8 @@ def optimize(
     untouched = tuple(_left(name, unfit) for name, unfit in left if not unfit.refused)
     if not (swapped or refused or maps):
         raise ReluctantError(_nothing(model, untouched))
-    return Report(tuple(swapped), refused, untouched, maps)
+    outer = outside(model) if batch_invariant else None
+    return Report(tuple(swapped), refused, untouched, maps, outer)
 
 
 def _take_out_maps(model: nn.Module) -> None:
@@ -106,7 +117,7 @@ def _take_out_maps(model: nn.Module) -> None:
 
 
 def _put_maps(
-    model: nn.Module, parts: Collection[str], new: list[nn.Module], *, narrow: bool
+    model: nn.Module, parts: Collection[str], new: list[nn.Module], how: dict[str, bool]
 ) -> tuple[MapEntry, ...]:
     """Serve the linear maps that are in no served feed-forward layer; adds them to `new`."""
     inside = {
@@ -122,9 +133,9 @@ def _put_maps(
         is_head = module is head
         if ("head" if is_head else "linear") not in parts:
             continue
-        if id(module) in inside or not is_map(module):
+        if id(module) in inside or not is_map(module, 1 if how["batch_invariant"] else LEAST):
             continue
-        served = HeadSeat(narrow=narrow) if is_head else MapSeat(narrow=narrow)
+        served = HeadSeat(**how) if is_head else MapSeat(**how)
         new.append(module)
         put_map(module, served)
         compiled(module.weight.dtype)
@@ -173,12 +184,12 @@ def _check_modes() -> None:
         )
 
 
-def _look_at(module: nn.Module, way: str, *, narrow: bool) -> Seat | Site | Unfit | None:
+def _look_at(module: nn.Module, way: str, how: dict[str, bool]) -> Seat | Site | Unfit | None:
     """The module's layer. One that cannot even be looked at does not keep others from being served:
     what it raises is the reason.
     """
     try:
-        return _serve_again(module, way, narrow=narrow) or examine(module)
+        return _serve_again(module, way, how) or examine(module)
     except Exception as error:
         return _raised(error)
 
@@ -188,12 +199,12 @@ def _raised(error: Exception) -> Unfit:
     return Unfit(f"trying it out raised {type(error).__name__}: {text}", refused=True)
 
 
-def _serve_again(module: nn.Module, way: str, *, narrow: bool) -> Seat | None:
+def _serve_again(module: nn.Module, way: str, how: dict[str, bool]) -> Seat | None:
     """Keep a layer that is served already, if it is shown to be the same one as then. One that has
     changed since starts anew.
     """
     seat = seat_of(module)
-    if seat is not None and seat.engine.narrow == narrow:
+    if seat is not None and all(getattr(seat.engine, name) == how[name] for name in how):
         seat.forget()
         with suppress(Unfit):
             if seat.site.whole(module) and seat.prove(module):
@@ -205,12 +216,13 @@ def _serve_again(module: nn.Module, way: str, *, narrow: bool) -> Seat | None:
     return None
 
 
-def _serve(module: nn.Module, site: Site, way: str, *, narrow: bool) -> Seat | Unfit:
+def _serve(module: nn.Module, site: Site, way: str, how: dict[str, bool]) -> Seat | Unfit:
     """Put an engine into the module if it computes what the module does."""
     shown = list[Any]()
     try:
         parts = site.up, site.down, site.activation
-        engine = Engine(*parts, gate=site.gate, norm=site.norm, way=way, narrow=narrow)
+        rest: dict[str, Any] = {"gate": site.gate, "norm": site.norm, "way": way, **how}
+        engine = Engine(*parts, **rest)
         if site.row is not None:
             shown = prove(module, site)
         with still(module, keeps=site.row is not None) as twin:

@@ -63,13 +63,16 @@ class Report:
     refused: feed-forward layers that cannot be served. untouched: modules that have the form of one
     but compute something else, or more. maps: the other linear maps that are served, the output
     projection among them. memory_bytes: what the engines of `swapped`, and the sketch of the output
-    projection, take besides the model's own weights. Printed, it is a table.
+    projection, take besides the model's own weights. outside: with batch_invariant, the kinds of
+    modules of which nothing is promised, beside what stands between modules; otherwise None.
+    Printed, it is a table.
     """
 
     swapped: tuple[Entry, ...]
     refused: tuple[Entry, ...]
     untouched: tuple[Entry, ...]
     maps: tuple[MapEntry, ...] = ()
+    outside: tuple[str, ...] | None = None
 
     @property
     def memory_bytes(self) -> int:
@@ -106,7 +109,8 @@ class Report:
         sizes = Counter((entry.d_in, entry.d_out) for entry in self.maps if entry is not head)
         for (d_in, d_out), count in sizes.items():
             what = f"{count} linear map{'s' if count > 1 else ''}"
-            yield what, "", str(d_in), str(d_out), "served: up to 16 tokens at a time"
+            says = "up to 16 tokens at a time" if self.outside is None else "each token by itself"
+            yield what, "", str(d_in), str(d_out), f"served: {says}"
         if head is not None and head.decoding is not None:
             says = f"output projection: {head.decoding}"
             yield escape(head.name), "", str(head.d_in), str(head.d_out), escape(says)
@@ -115,7 +119,14 @@ class Report:
         return (
             f"{len(self.swapped)} swapped, {len(self.refused)} refused, "
             f"{len(self.untouched)} untouched; {self.memory_bytes / 1e6:.1f} MB added"
+            f"{self._outer()}"
         )
+
+    def _outer(self) -> str:
+        if self.outside is None:
+            return ""
+        parts = ", ".join((*self.outside, "what stands between modules, as attention's products"))
+        return f". A token's bits are its own in what is served; outside: {escape(parts)}"
 
     def __str__(self) -> str:
         text = io.StringIO()
