@@ -153,6 +153,20 @@ def test_bfloat16(tmp_path: Path) -> None:
     assert "bfloat16" in result.stdout
 
 
+def test_narrow_and_batch_invariant(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    writer().bfloat16().save_pretrained(tmp_path)
+    asked, plain = list[Any](), reluctant.optimize
+    monkeypatch.setattr(
+        reluctant.whole.run.reluctant,
+        "optimize",
+        lambda model, **how: asked.append(how) or plain(model, **how),
+    )
+    result = optimize(str(tmp_path), "--tokens", "7", "--narrow", "--batch-invariant")
+    assert result.exit_code == 0, result.output
+    assert asked == [{"narrow": True, "batch_invariant": True}]
+    assert "outside" in result.stdout
+
+
 def test_prompt_is_what_is_encoded(tmp_path: Path) -> None:
     writer().save_pretrained(tmp_path)
     letters().save_pretrained(tmp_path)

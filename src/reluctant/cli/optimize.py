@@ -23,6 +23,12 @@ def optimize(
     trust_remote_code: Annotated[
         bool, typer.Option("--trust-remote-code", help="Run code that comes with the model.")
     ] = False,
+    narrow: Annotated[
+        bool, typer.Option("--narrow", help="Read float32 weights of 16-bit numbers as such.")
+    ] = False,
+    batch_invariant: Annotated[
+        bool, typer.Option("--batch-invariant", help="A token's bits are its own, at any price.")
+    ] = False,
     json: JsonFile = None,
 ) -> None:
     """Put engines under a model: what is served, whether it answers as before, and how fast it is.
@@ -43,7 +49,9 @@ def optimize(
 
         with console().status("loading") as status:
             loaded = load(model, dtype=getattr(torch, dtype), trust_remote_code=trust_remote_code)
-            result = run_whole(loaded, prompt=prompt, tokens=tokens, on_step=status.update)
+            how = {"narrow": narrow, "batch_invariant": batch_invariant}
+            on_step = status.update
+            result = run_whole(loaded, prompt=prompt, tokens=tokens, on_step=on_step, how=how)
         show(result, Console())
         if json is not None:
             write_json(json, result.to_json())

@@ -86,7 +86,7 @@ class Report:
         return next(heads, None)
 
     def __rich__(self) -> Table:
-        table = Table(title="Feed-forward layers", caption=self._caption())
+        table = Table(title="What is served", caption=self._caption())
         table.add_column("layer", overflow="fold")
         table.add_column("activation")
         table.add_column("d_model", justify="right")

@@ -6,6 +6,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
 from time import perf_counter
+from types import MappingProxyType
 from typing import Any
 
 import torch
@@ -53,11 +54,13 @@ def run_whole(
     tokens: int | None = None,
     seconds: float = SECONDS,
     on_step: Callable[[str], object] = lambda step: None,
+    how: Mapping[str, Any] = MappingProxyType({}),
 ) -> Result:
     """Optimise a twin of the model, compare the two, and time them in turns.
 
     loaded: is used up: in the end its weights are in float64. prompt, tokens: as for `make_case`.
-    seconds: about so long each phase is timed. on_step: told what comes next.
+    seconds: about so long each phase is timed. on_step: told what comes next. how: more of
+    `reluctant.optimize`'s arguments.
 
     Raises ReluctantError if there is no feed-forward layer in the model, or if it does not run on
     these inputs.
@@ -73,7 +76,7 @@ def run_whole(
         ) from error
     on_step("optimising")
     served = twin(before)
-    report = reluctant.optimize(served)
+    report = reluctant.optimize(served, **how)
     part(before, report)
     result = _blank(loaded, case, report)
     if not report.swapped:
@@ -91,6 +94,8 @@ def run_whole(
     for name, count, call in _calls(case, old):
         on_step(f"timing {name}, in turns")
         phases.append(_time(name, count, call, models, report, seconds))
+    # With what was made since: copies, a sketch, counts.
+    result = replace(result, layers=report.__rich__(), added_bytes=report.memory_bytes)
     on_step("comparing with float64")
     exact = in_float64(before, case, lambda model, inputs: _output(model, inputs, old))
     if exact is None:

@@ -1,0 +1,112 @@
+"""Attention, each query by itself: its bits go by the keys it sees, in their order, alone.
+
+Keys that a mask hides are passed over, not multiplied by zero. So neither padding, wherever it
+stands, nor other queries and sentences change a bit. The exponential is our own, of additions and
+multiplications that IEEE 754 rounds alike in vectors and one by one; a library's is not.
+"""
+
+from typing import Any
+
+import numpy as np
+from llvmlite import ir
+from numba import carray, types
+from numba.extending import intrinsic
+
+from reluctant.kernels.compile import kernel
+from reluctant.kernels.entries import as_float, pointer, put_rounded
+from reluctant.kernels.pairs import key_dot
+from reluctant.kernels.rows import CHUNK, add_list
+from reluctant.kernels.team import spread
+from reluctant.kernels.vector import I64
+
+_LOG2_E, _LN2_HIGH, _LN2_LOW = 1.4426950408889634, 0.6931471803691238, 1.9082149292705877e-10
+_LOWEST = -700.0  # e^x is nothing beside 1 from here on
+
+
+@intrinsic
+def _power_of_two(_: Any, k: Any) -> Any:
+    """2^k for -1022 <= k <= 1023, as float64."""
+
+    def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        bits = builder.shl(builder.add(args[0], I64(1023)), I64(52))
+        return builder.bitcast(bits, ir.DoubleType())
+
+    return types.float64(types.int64), generate
+
+
+@kernel()
+def exponential(x: float) -> Any:
+    """e^x for x <= 0, to some 1e-15 of it; 0 below -700; NaN for NaN."""
+    if not x >= _LOWEST:
+        return x if x != x else 0.0  # noqa: PLR0124  NaN
+    k = np.rint(x * _LOG2_E)
+    r = (x - k * _LN2_HIGH) - k * _LN2_LOW
+    total = 1.0
+    for n in range(13, 0, -1):  # Taylor's, Horner's way: |r| <= ln(2) / 2
+        total = 1.0 + total * r / n
+    return total * _power_of_two(np.int64(k))
+
+
+@kernel()
+def _weights(scores: Any, count: int) -> None:
+    """scores[:count] becomes softmax of itself."""
+    largest, total = np.float32(-np.inf), 0.0
+    for p in range(count):
+        largest = max(largest, scores[p])
+    for p in range(count):
+        total += exponential(np.float64(scores[p]) - np.float64(largest))
+    for p in range(count):
+        own = exponential(np.float64(scores[p]) - np.float64(largest))
+        scores[p] = np.float32(own / total)
+
+
+@kernel()
+def _head(u: int, who: int, q: Any, k: Any, v: Any, mask: Any, s: Any, out: Any) -> None:
+    """All queries of one head of one sentence. s: `run`'s sizes."""
+    heads, n, m, d = s[1], s[2], s[3], s[4]
+    b, h = u // heads, u % heads
+    x, sums = np.empty((1, d), np.float32), np.empty((1, d), np.float32)
+    k_row, v_row = np.empty(m, np.int32), np.empty(m, np.int32)
+    scores, scale = np.empty(m, np.float32), np.float32(1.0 / np.sqrt(np.float64(d)))
+    for i in range(n):
+        row = b * s[5] + h * s[6] + i * s[7]
+        for j in range(d):
+            x[0, j] = as_float(q[row, j])
+            sums[0, j] = 0
+        count = 0
+        for j in range(i + 1 if s[18] != 0 else m):
+            if s[19] != 0 and not mask[b * s[14] + h * s[15] + i * s[16] + j * s[17]]:
+                continue
+            k_row[count] = b * s[8] + h * s[9] + j * s[10]
+            v_row[count] = b * s[11] + h * s[12] + j * s[13]
+            scores[count] = key_dot(k, k_row[count], x, 0, d) * scale
+            count += 1
+        _weights(scores, count)
+        for lo in range(0, d, CHUNK):
+            width = min(CHUNK, d - lo)
+            add_list(sums, 0, lo, v, lo, width, v_row, scores, 0, count, True)
+        for j in range(d):
+            put_rounded(out, (b * n + i) * heads + h, j, sums[0, j])
+
+
+@kernel()
+def run(kind: Any, q_at: int, k_at: int, v_at: int, mask_at: int, s: Any, out: Any,
+        team: Any) -> None:  # fmt: skip
+    """out = softmax(q k^T / sqrt(d)) v, of every head.
+
+    kind: an empty array of q's, k's and v's type: float32, bfloat16 in uint16 or float16 in int16;
+    at: their addresses, and the mask's, of bools. out: (batch * n * heads, d), of that type. s:
+    (23,) int64: batch, heads, n queries, m keys, d; steps from one batch, head, position to the
+    next, in rows of d, of q, k and v; the same of the mask, and from key to key, in bytes; whether
+    query i sees the first i + 1 keys only, whether there is a mask; and how many rows q, k and v
+    have.
+    """
+    d = s[4]
+    q, k, v = (
+        carray(pointer(q_at, kind), (s[20], d)),
+        carray(pointer(k_at, kind), (s[21], d)),
+        carray(pointer(v_at, kind), (s[22], d)),
+    )
+    last = (s[0] - 1) * s[14] + (s[1] - 1) * s[15] + (s[2] - 1) * s[16] + (s[3] - 1) * s[17]
+    mask = carray(pointer(mask_at, np.bool_), (last + 1,))
+    spread(_head, team, s[0] * s[1], (q, k, v, mask, s, out))
