@@ -141,9 +141,10 @@ def test_the_interpreter_ends_with_helpers_awake_and_asleep():
         "import numpy as np, time, torch\n"
         "from reluctant.kernels import team, quantise\n"
         "crew = team.team_of(3)\n"
-        "rows = np.ones((5000, 64), np.float32); q = np.zeros((5000, 64), np.int8)\n"
+        "rows = np.ones((5000, 64), np.float32); q = np.zeros((79, 16, 64), np.int32)\n"
         "c = np.zeros(64, np.float32); s = c.repeat(5000)\n"
-        "quantise.quantise(rows, c, 1e-9, q, s[:5000], np.empty((5000, 3)), crew)\n"
+        "n, sums = np.empty((5000, 3)), np.empty(5000, np.int32)\n"
+        "quantise.quantise(rows, c, 1e-9, q, s[:5000], n, sums, crew)\n"
         "print(int(q.sum()))\n"
     )
     running = [

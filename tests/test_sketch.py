@@ -291,8 +291,9 @@ def test_underflow_is_why_tiny_rows_are_never_certified(scale):
     assert exact(key, x[0], 0) < 0
     assert wrongly_certified(sketch_of(keys), keys, bias, x) == []
     # As the design first had it: s >= 2^-100.
-    q, s, norms = np.zeros((1, 64), np.int8), np.empty(1, np.float32), np.empty((1, 3))
-    quantise(keys, np.zeros(keys.shape[1], np.float32), 2.0**-100, q, s, norms, ALONE)
+    q, s, norms = np.zeros((1, 2, 64), np.int32), np.empty(1, np.float32), np.empty((1, 3))
+    quantise(keys, np.zeros(5, np.float32), 2.0**-100, q, s, norms, np.empty(1, np.int32), ALONE)
+    q = q[:, :, 0].copy().view(np.int8)
     looser = replace(sketch_of(keys), scale=s, radius=radius_of(radius_terms(norms, 5)))
     length = np.array([np.linalg.norm(x[0].astype(np.float64))])
     assert length[0] >= 2.0**-60
@@ -364,12 +365,15 @@ def test_serial_and_parallel_make_the_same_sketch(d_ff, d):
     keys = np.random.default_rng(d).standard_normal((d_ff, d)).astype(np.float32)
     made = []
     for threads in (1, 2, 3):
-        q, s, n = np.zeros((d_ff, 256), np.int8), np.empty(d_ff, np.float32), np.empty((d_ff, 3))
-        quantise(keys, np.zeros(keys.shape[1], np.float32), 2.0**-40, q, s, n, team_of(threads))
-        made.append((q, s, n))
+        q, s = np.zeros((-(-d_ff // 64), 64, 64), np.int32), np.empty(d_ff, np.float32)
+        n, sums = np.empty((d_ff, 3)), np.empty(d_ff, np.int32)
+        quantise(keys, np.zeros(d, np.float32), 2.0**-40, q, s, n, sums, team_of(threads))
+        made.append((q, s, n, sums))
     for other in made[1:]:
         assert [a.tobytes() for a in other] == [a.tobytes() for a in made[0]]
-    q, s, _ = made[0]
+    q, s, _, sums = made[0]
+    q = np.moveaxis(q.view(np.int8).reshape(-1, 64, 64, 4), 1, 2).reshape(-1, 256)[:d_ff]
+    assert (q.sum(1, dtype=np.int32) == sums).all()
     assert np.abs(keys - s[:, None].astype(np.float64) * q[:, :d]).max() <= s.max() * 0.5001
 
 

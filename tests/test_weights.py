@@ -13,8 +13,9 @@ from torch.nn.utils import prune
 import reluctant
 from layers import D_FF, D, Model, drawn, same, served
 from reluctant.errors import ReluctantError
+from reluctant.sketch import SERVED
 from reluctant.surgery.transposed import Transposed
-from reluctant.weights import Matrix, Neurons, stored_as
+from reluctant.weights import Matrix, Neurons, copy_of, stored_as
 
 WAYS = ["auto", "few", "many", "dense"]
 
@@ -336,3 +337,13 @@ def test_a_conv1d_is_seen_as_a_linear():
     assert not stored_as(w2.t())[1]
     with pytest.raises(ReluctantError, match="back to d_model"):
         Neurons(Transposed(up), Transposed(up))
+
+
+@pytest.mark.parametrize("shape", [(1, 1), (5, 70), (64, 16), (130, 33), (0, 3), (3, 0)])
+def test_columns_as_rows_in_every_dtype(shape):
+    matrix = torch.randn(shape)
+    for source in SERVED:
+        for dtype in SERVED:
+            found = copy_of(matrix.to(source), dtype, columns=True)
+            assert found.is_contiguous()
+            assert torch.equal(found, matrix.to(source).t().to(dtype))

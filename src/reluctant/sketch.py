@@ -149,13 +149,13 @@ class Sketch:
             raise ReluctantError(f"the proof holds for d_model < {LONGEST}; got {d}")
         rows = as_array(keys.data.contiguous())
         groups, tiles = -(-d_ff // GROUP), -(-d // TILE)
-        q = np.zeros((groups * GROUP, tiles * TILE), np.int8)
-        scale = np.empty(d_ff, np.float32)
+        q = np.zeros((groups, tiles * TILE // QUAD, GROUP), np.int32)
+        scale, row_sum = np.empty(d_ff, np.float32), np.empty(d_ff, np.int32)
         norms = np.empty((d_ff, 3), np.float64)
         mean = (
             keys.data.mean(0, dtype=torch.float32).numpy() if centred else np.zeros(d, np.float32)
         )
-        quantise(rows, mean, TINIEST_SCALE, q, scale, norms, team_for(rows.nbytes))
+        quantise(rows, mean, TINIEST_SCALE, q, scale, norms, row_sum, team_for(rows.nbytes))
         if not np.isfinite(norms[:, 2]).all():
             raise ReluctantError(
                 "expected finite weights; the first matrix holds a NaN or an infinity: "
@@ -167,13 +167,12 @@ class Sketch:
             terms = np.c_[terms, 8 * UNIT * norms[:, 1] + 2.0**-30 * length]
         radius = radius_of(terms)
         radius[scale == 0] = np.inf  # too small to be sketched: never certified
-        quads = q.view(np.int32).reshape(groups, GROUP, -1)  # moved as one number each
         return Sketch(
-            q=quads.transpose(0, 2, 1).copy().view(np.int8).reshape(groups, -1, GROUP, QUAD),
+            q=q.view(np.int8).reshape(groups, -1, GROUP, QUAD),
             scale=scale,
             radius=radius,
             own_norm=radius_of(norms[:, 1:2]),
-            row_sum=q[:d_ff].sum(axis=1, dtype=np.int32),
+            row_sum=row_sum,
             max_norm=float(norms[:, 2].max(initial=0.0)),
             slack=gamma(d + 8),
             centre=mean,

@@ -166,17 +166,18 @@ class Matrix:
         stored, columns = stored_as(weight) or (weight.data, False)
         if not columns and dtype is stored.dtype:
             return Matrix(stored, stored, columns)
-        return Matrix(stored, copy_of(stored.t() if columns else stored, dtype), columns)
+        return Matrix(stored, copy_of(stored, dtype, columns=columns), columns)
 
 
-def copy_of(matrix: Tensor, dtype: torch.dtype) -> Tensor:
-    """A contiguous copy in this dtype.
+def copy_of(matrix: Tensor, dtype: torch.dtype, *, columns: bool = False) -> Tensor:
+    """A copy of a contiguous matrix in this dtype, or of its columns as rows.
 
     In NumPy's memory: of 4 MB on it asks the system for large pages, where torch does not. Writing
     it the first time takes half as long, and reading it from memory up to a tenth less.
     """
     kind = as_array(torch.empty(0, dtype=dtype, device="cpu")).dtype
-    return torch.from_numpy(np.empty(matrix.shape, kind)).view(dtype).copy_(matrix)
+    made = np.empty(matrix.shape[::-1] if columns else matrix.shape, kind)
+    return torch.from_numpy(made).view(dtype).copy_(matrix.t() if columns else matrix)
 
 
 def narrowest(weights: Iterable[Tensor], among: Collection[torch.dtype]) -> torch.dtype:

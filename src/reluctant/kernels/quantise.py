@@ -6,9 +6,8 @@ import numpy as np
 
 from reluctant.kernels.compile import kernel
 from reluctant.kernels.entries import as_float
+from reluctant.kernels.lanes import GROUP, QUAD
 from reluctant.kernels.team import spread
-
-_PIECE = 32  # rows
 
 
 @kernel(reordered=True)
@@ -42,28 +41,33 @@ def _quantise_row(row: Any, centre: Any, tiniest: float, q: Any) -> Any:
 
 
 @kernel()
-def _quantise(i: int, rows: Any, centre: Any, tiniest: float, q: Any, scale: Any,
-              norms: Any) -> None:  # fmt: skip
-    scale[i] = _quantise_row(rows[i], centre, tiniest, q[i])
-    norms[i, 0], norms[i, 1], norms[i, 2] = _norms(rows[i], centre, q[i], np.float64(scale[i]))
+def _group(g: int, who: int, rows: Any, centre: Any, tiniest: float, q: Any, scale: Any,
+           norms: Any, row_sum: Any) -> None:  # fmt: skip
+    line = np.zeros(q.shape[1] * QUAD, np.int8)
+    quads = line.view(np.int32)  # moved as one number each, while they are in the cache
+    for i in range(g * GROUP, min((g + 1) * GROUP, rows.shape[0])):
+        scale[i] = _quantise_row(rows[i], centre, tiniest, line)
+        if scale[i] == 0:
+            line[:] = 0
+        norms[i, 0], norms[i, 1], norms[i, 2] = _norms(rows[i], centre, line, np.float64(scale[i]))
+        total = 0
+        for j in range(rows.shape[1]):
+            total += line[j]
+        row_sum[i] = total
+        for j in range(quads.shape[0]):
+            q[g, j, i - g * GROUP] = quads[j]
 
 
 @kernel()
-def _rows(k: int, who: int, rows: Any, centre: Any, tiniest: float, q: Any, scale: Any,
-          norms: Any) -> None:  # fmt: skip
-    for i in range(k * _PIECE, min((k + 1) * _PIECE, rows.shape[0])):
-        _quantise(i, rows, centre, tiniest, q, scale, norms)
-
-
-@kernel()
-def quantise(rows: Any, centre: Any, tiniest: float, q: Any, scale: Any, norms: Any,
+def quantise(rows: Any, centre: Any, tiniest: float, q: Any, scale: Any, norms: Any, row_sum: Any,
              team: Any) -> None:  # fmt: skip
-    """rows: (n, d) float32, bfloat16 in uint16, or float16 in int16 -> q, scale, norms.
+    """rows: (n, d) float32, bfloat16 in uint16, or float16 in int16 -> q, scale, norms, row_sum.
 
     centre: (d,) float32, what is taken from each row first.
 
-    q: (n, >= d) int8; scale: (n,) float32; norms: (n, 3) float64.
-    q comes as zeros; a row whose scale would be below `tiniest` keeps them, and scale 0. norms are
-    those of k - centre - s q, s q and k.
+    q: (n / 64, d / 4, 64) int32, both rounded up, zeros: four columns of int8 in each, of 64 rows
+    on end; scale: (n,) float32; norms: (n, 3) float64; row_sum: (n,) int32, of q's rows. A row
+    whose scale would be below `tiniest` has zeros, and scale 0. norms are those of k - centre -
+    s q, s q and k.
     """
-    spread(_rows, team, -(-rows.shape[0] // _PIECE), (rows, centre, tiniest, q, scale, norms))
+    spread(_group, team, q.shape[0], (rows, centre, tiniest, q, scale, norms, row_sum))
