@@ -13,6 +13,7 @@ from reluctant.errors import ReluctantError
 from reluctant.kernels.few import MAX_TOKENS
 from reluctant.linear import LEAST, compiled
 from reluctant.surgery.agree import agree
+from reluctant.surgery.attentions import AttentionSeat
 from reluctant.surgery.find import LOOKED_FOR, examine
 from reluctant.surgery.gain import gain
 from reluctant.surgery.inline import prove, show
@@ -24,6 +25,7 @@ from reluctant.surgery.seat import Seat
 from reluctant.surgery.site import Site, Unfit, raw
 from reluctant.surgery.still import still
 from reluctant.surgery.swap import map_seat_of, put_in, put_map, seat_of, take_out
+from reluctant.transformer.attention import MultiHeadAttention
 
 WAYS = ("auto", "dense", "few", "many")
 PARTS = ("feed_forward", "linear", "head")
@@ -140,6 +142,10 @@ def _put_maps(
         put_map(module, served)
         compiled(module.weight.dtype)
         entries.append(MapEntry(name, module.in_features, module.out_features, served))
+    for module in list(model.modules()) if how["batch_invariant"] else []:
+        if type(module) is MultiHeadAttention:
+            new.append(module)
+            put_map(module, AttentionSeat())
     return tuple(entries)
 
 

@@ -23,6 +23,7 @@ from reluctant.surgery.inline import seat_with
 from reluctant.surgery.linears import HeadSeat, MapSeat, head_of
 from reluctant.surgery.seat import KEY, Seat
 from reluctant.surgery.site import Site, Unfit
+from reluctant.transformer.attention import MultiHeadAttention
 
 FUSED = "activation_relu_or_gelu"
 
@@ -58,6 +59,8 @@ def _subclass(original: type[nn.Module]) -> type[nn.Module]:
     method = "forward"
     if issubclass(original, nn.TransformerEncoderLayer | nn.TransformerDecoderLayer):
         method = "_ff_block"
+    elif issubclass(original, MultiHeadAttention):
+        method = "mix"
     namespace = {
         "_unserved": original,
         "__module__": original.__module__,

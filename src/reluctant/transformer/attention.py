@@ -47,13 +47,21 @@ class MultiHeadAttention(nn.Module):
         causal: bool = False,
     ) -> Tensor:
         """`forward` on keys and values; causal: position i sees the first i + 1 of n = m."""
-        heads = F.scaled_dot_product_attention(
-            *(self._split(self.query(x)), keys, values, mask),
-            dropout_p=self.dropout if self.training else 0.0,
-            is_causal=causal,
-        )
-        out: Tensor = self.output(heads.transpose(1, 2).flatten(2))
+        out: Tensor = self.output(self.mix(self._split(self.query(x)), keys, values, mask, causal))
         return out
+
+    def mix(
+        self, queries: Tensor, keys: Tensor, values: Tensor, mask: Tensor | None, causal: bool
+    ) -> Tensor:
+        """Section 3.2.1, of all heads side by side: (batch, n, d_model).
+
+        queries, keys, values: (batch, heads, n or m, d_head); the rest as above.
+        """
+        dropout = self.dropout if self.training else 0.0
+        heads = F.scaled_dot_product_attention(
+            queries, keys, values, mask, dropout_p=dropout, is_causal=causal
+        )
+        return heads.transpose(1, 2).flatten(2)
 
     def _split(self, x: Tensor) -> Tensor:
         return x.view(*x.shape[:-1], self.heads, x.size(-1) // self.heads).transpose(1, 2)
