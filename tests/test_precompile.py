@@ -43,7 +43,12 @@ for tokens in (1, 8, 512):
 """
 
 
-@pytest.mark.parametrize("kind", precompile.kinds(), ids=str)
+def _marked(kind: precompile.Kind) -> object:
+    rare = kind.read is not None and kind.way != "few tokens"  # minutes, all in all
+    return pytest.param(kind, marks=pytest.mark.slow if rare else [])
+
+
+@pytest.mark.parametrize("kind", map(_marked, precompile.kinds()), ids=str)
 def test_every_kind_goes_its_way(kind: precompile.Kind) -> None:
     expected = {"few tokens": "few", "many tokens": "many"}
     expected["many tokens, screened"] = "many" if integer.available() else "dense"

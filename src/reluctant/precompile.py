@@ -12,10 +12,12 @@ import torch
 from torch import nn
 
 from reluctant.activations import resolve
+from reluctant.attention import attention
 from reluctant.engine import Engine
 from reluctant.errors import ReluctantError
 from reluctant.kernels.entry import run_at
 from reluctant.kernels.team import team_of
+from reluctant.linear import few_rows
 from reluctant.projection import Projection
 from reluctant.sketch import SERVED
 from reluctant.ways import NEVER_ABOVE, Limits
@@ -29,16 +31,18 @@ FORCED = {  # the way, the tokens that show it, and limits that leave no other
 
 
 class Kind(NamedTuple):
-    """A kind of layer, and a way to call it."""
+    """A kind of layer, and a way to call it. read: what float32 weights are read as."""
 
     dtype: torch.dtype
     gated: bool
     normed: bool
     way: str
+    read: torch.dtype | None = None
 
     def __str__(self) -> str:
         extras = ", gated" * self.gated + ", normed" * self.normed
-        return f"{str(self.dtype).removeprefix('torch.')}{extras}: {self.way}"
+        extras += "" if self.read is None else f" read as {_name(self.read)}"
+        return f"{_name(self.dtype)}{extras}: {self.way}"
 
 
 def kinds() -> list[Kind]:
@@ -55,6 +59,7 @@ def kinds() -> list[Kind]:
         *(Kind(torch.float32, *layer, few) for layer in layers[1:]),
         *(Kind(torch.bfloat16, *layer, few) for layer in layers),
         *(Kind(torch.float16, *layer, few) for layer in layers[:2] if torch.float16 in SERVED),
+        *(Kind(torch.float32, False, False, way, read) for read in SERVED[1:] for way in FORCED),
     ]
 
 
@@ -64,7 +69,11 @@ def names() -> list[str]:
 
 
 def _maps(dtype: torch.dtype) -> str:
-    return f"{str(dtype).removeprefix('torch.')}: output projection, linear maps"
+    return f"{_name(dtype)}: output projection, linear maps, attention"
+
+
+def _name(dtype: torch.dtype) -> str:
+    return str(dtype).removeprefix("torch.")
 
 
 @torch.no_grad()
@@ -74,12 +83,15 @@ def compile_one(kind: Kind) -> str:
     Gives the way that the layer then went: "dense" where the processor has no other.
     """
     up, down = nn.Linear(D_MODEL, D_FF), nn.Linear(D_FF, D_MODEL)
+    if kind.read is not None:
+        up, down = up.to(kind.read), down.to(kind.read)
     engine = Engine(
         up.to(kind.dtype),
         down.to(kind.dtype),
         resolve("relu"),
         gate=nn.Linear(D_MODEL, D_FF).to(kind.dtype) if kind.gated else None,
         norm=nn.RMSNorm(D_FF, eps=1e-5).to(kind.dtype) if kind.normed else None,
+        narrow=kind.read is not None,
     )
     tokens, engine.forced = FORCED[kind.way]
     engine(torch.zeros(tokens, D_MODEL, dtype=kind.dtype))
@@ -88,13 +100,16 @@ def compile_one(kind: Kind) -> str:
 
 @torch.no_grad()
 def compile_maps(dtype: torch.dtype) -> None:
-    """The same for output projections, and for linear maps of few rows."""
+    """The same for output projections, for linear maps of few rows, with weights of this dtype and
+    numbers of it or of float32, and for attention."""
     linear = nn.Linear(D_MODEL, D_FF).to(dtype)
     projection, x = Projection(linear), torch.ones(1, D_MODEL, dtype=dtype)
     low, up = projection.bounds(x)
     ids = torch.arange(3)
     projection.some(x, 0, ids, low[0, ids], up[0, ids])
     projection.all(x)
+    few_rows(x.float(), linear.weight, None)
+    attention(*(x.view(1, 1, 1, -1) for _ in range(3)))
 
 
 def compile_all(on_kind: Callable[[str], object] = lambda kind: None) -> Path:
