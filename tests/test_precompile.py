@@ -48,7 +48,10 @@ def _marked(kind: precompile.Kind) -> object:
     return pytest.param(kind, marks=pytest.mark.slow if rare else [])
 
 
-@pytest.mark.parametrize("kind", map(_marked, precompile.kinds()), ids=str)
+KINDS = precompile.kinds()
+
+
+@pytest.mark.parametrize("kind", [_marked(kind) for kind in KINDS], ids=[str(k) for k in KINDS])
 def test_every_kind_goes_its_way(kind: precompile.Kind) -> None:
     expected = {"few tokens": "few", "many tokens": "many"}
     expected["many tokens, screened"] = "many" if integer.available() else "dense"
