@@ -42,6 +42,7 @@ class Steps:
         self.given = given.size(1)
         self.begin = torch.cat([given.new_full((len(source), 1), model.config.bos), given], 1)
         self.cache = model.start(source)
+        self.cache.memory_mask = _plain_mask(self.cache.memory_mask, model.linear.weight.dtype)
         self._head = served_head(model)
 
     def logits(self, tokens: Tensor) -> Tensor:
@@ -74,6 +75,13 @@ class Steps:
             gain[last] = -torch.inf
             gain[last, :, self.eos] = 0.0
         return gain
+
+
+def _plain_mask(mask: Tensor | None, dtype: torch.dtype) -> Tensor | None:
+    """As attention takes it the fastest, at every step: none, or what is added to the scores."""
+    if mask is None or mask.dtype != torch.bool:
+        return mask
+    return None if mask.all() else torch.zeros_like(mask, dtype=dtype).masked_fill(~mask, -torch.inf)
 
 
 def _limits(model: Transformer, source: Tensor, max_length: int | None) -> Tensor:
