@@ -15,15 +15,17 @@ from reluctant.transformer.model import Transformer
 from reluctant.transformer.plain import expect
 
 _MODELS = "transformers.models"
-_ATTENTION = {"q_proj": "query", "k_proj": "key", "v_proj": "value", "out_proj": "output"}
+# Of an attention: theirs, ours.
+_MAPS = {"q_proj": "query", "k_proj": "key", "v_proj": "value", "out_proj": "output"}
+_ATTENTIONS = {
+    "model.encoder.layers.*.self_attn": "encoder.layers.*.multi_head_attention",
+    "model.decoder.layers.*.self_attn": "decoder.layers.*.masked_multi_head_attention",
+    "model.decoder.layers.*.encoder_attn": "decoder.layers.*.multi_head_attention",
+}
 # Module by module: theirs, ours. A star stands for a layer's number.
 _MODULES = {
     "model.encoder.embed_tokens": "input_embedding",
     "model.encoder.layernorm_embedding": "input_norm",
-    **{
-        f"model.encoder.layers.*.self_attn.{theirs}": f"encoder.layers.*.multi_head_attention.{ours}"
-        for theirs, ours in _ATTENTION.items()
-    },
     "model.encoder.layers.*.self_attn_layer_norm": "encoder.layers.*.add_norm_1.norm",
     "model.encoder.layers.*.fc1": "encoder.layers.*.feed_forward.up",
     "model.encoder.layers.*.fc2": "encoder.layers.*.feed_forward.down",
@@ -31,14 +33,6 @@ _MODULES = {
     "model.encoder.layer_norm": "encoder.norm",
     "model.decoder.embed_tokens": "output_embedding",
     "model.decoder.layernorm_embedding": "output_norm",
-    **{
-        f"model.decoder.layers.*.{side}.{theirs}": f"decoder.layers.*.{attention}.{ours}"
-        for side, attention in (
-            ("self_attn", "masked_multi_head_attention"),
-            ("encoder_attn", "multi_head_attention"),
-        )
-        for theirs, ours in _ATTENTION.items()
-    },
     "model.decoder.layers.*.self_attn_layer_norm": "decoder.layers.*.add_norm_1.norm",
     "model.decoder.layers.*.encoder_attn_layer_norm": "decoder.layers.*.add_norm_2.norm",
     "model.decoder.layers.*.fc1": "decoder.layers.*.feed_forward.up",
@@ -46,6 +40,11 @@ _MODULES = {
     "model.decoder.layers.*.final_layer_norm": "decoder.layers.*.add_norm_3.norm",
     "model.decoder.layer_norm": "decoder.norm",
     "lm_head": "linear",
+    **{
+        f"{theirs}.{their_map}": f"{ours}.{our_map}"
+        for theirs, ours in _ATTENTIONS.items()
+        for their_map, our_map in _MAPS.items()
+    },
 }
 # Tensors that have another name, or another shape, than a module's weight and bias.
 _TENSORS = {
@@ -117,7 +116,7 @@ def from_hugging_face(theirs: nn.Module) -> Transformer:
         config = TransformerConfig(**facts, **_facts(model, kind.__name__))
         with torch.device(like.device):
             ours = Transformer(config).to(like.dtype).train(model.training)
-        _copy(ours, model, _first_position(model))
+        _copy(ours, model)
     return ours
 
 
@@ -132,24 +131,26 @@ def _expect_as_configured(theirs: Any, kind: Any) -> None:
             "merge or remove what was added"
         )
     for name, new in expected.items():
-        module, name = got[name], name or "the model"
-        cls = getattr(type(module), "_unserved", type(module))
-        if cls is not type(new):
-            raise ReluctantError(f"{name}: expected a plain {type(new).__name__}, got {cls}")
-        expect(module, type(new), name)
-        if module.training != theirs.training:
+        _expect_alike(got[name], new, theirs.training, name or "the model")
+
+
+def _expect_alike(module: nn.Module, new: nn.Module, training: bool, name: str) -> None:
+    cls = getattr(type(module), "_unserved", type(module))
+    if cls is not type(new):
+        raise ReluctantError(f"{name}: expected a plain {type(new).__name__}, got {cls}")
+    expect(module, type(new), name)
+    if module.training != training:
+        raise ReluctantError(
+            f"expected one mode throughout, got training={training} and {module.training} in "
+            f"{name}: call train() or eval() of the whole model first"
+        )
+    for key, value in vars(new).items():
+        public = not key.startswith("_") and key not in _FREE
+        if public and isinstance(value, int | float | str) and vars(module).get(key) != value:
             raise ReluctantError(
-                f"expected one mode throughout, got training={theirs.training} and "
-                f"{module.training} in {name}: call train() or eval() of the whole model first"
+                f"{name}: expected {key}={value!r}, as its config says, got "
+                f"{vars(module).get(key)!r}"
             )
-        for key, value in vars(new).items():
-            now = vars(module).get(key)
-            if isinstance(value, int | float | str) and key not in _FREE and now != value:
-                if key.startswith("_"):  # not what the model is made of
-                    continue
-                raise ReluctantError(
-                    f"{name}: expected {key}={value!r}, as its config says, got {now!r}"
-                )
 
 
 def _facts(theirs: Any, kind: str) -> dict[str, Any]:
@@ -184,9 +185,7 @@ def _facts(theirs: Any, kind: str) -> dict[str, Any]:
         "attention_dropout": float(config.attention_dropout),
         "activation_dropout": float(config.activation_dropout),
         "norm_eps": encoder.layers[0].final_layer_norm.eps,
-        "max_positions": config.max_position_embeddings + 2 - _first_position(theirs)
-        if kind.startswith("M2M100")
-        else config.max_position_embeddings,
+        "max_positions": _positions(theirs)[1],
         "embedding_scale": None if config.scale_embedding else 1.0,
         "tied": theirs.lm_head.weight is decoder.embed_tokens.weight,
         "source_padding_idx": encoder.embed_tokens.padding_idx,
@@ -216,17 +215,17 @@ def _ids(theirs: Any, kind: str) -> dict[str, Any]:
     return {"pad": pad, "bos": start, "eos": eos, "bos_shared": start in (pad, eos)}
 
 
-def _first_position(theirs: Any) -> int:
-    """The row of their tables of positions that belongs to the first token."""
-    table = theirs.model.encoder.embed_positions
-    if not hasattr(table, "offset"):
-        return 0
-    # M2M100 counts from its padding's id on, BART from its offset
-    return table.padding_idx + 1 if hasattr(table, "weights") else int(table.offset)
+def _positions(theirs: Any) -> tuple[int, int]:
+    """In their tables of positions: the first token's row, and how many there are from it on."""
+    table, count = theirs.model.encoder.embed_positions, theirs.config.max_position_embeddings
+    if hasattr(table, "weights"):  # M2M100 counts from its padding's id on
+        first = table.padding_idx + 1
+        return first, count + table.offset - first
+    return getattr(table, "offset", 0), count
 
 
-def _copy(ours: Transformer, theirs: Any, first: int) -> None:
-    mine = ours.state_dict(keep_vars=True)
+def _copy(ours: Transformer, theirs: Any) -> None:
+    mine, (first, count) = ours.state_dict(keep_vars=True), _positions(theirs)
     named = [*theirs.named_parameters(remove_duplicate=False), *theirs.named_buffers()]
     copied: dict[int, Any] = {}
     for name, given in named:
@@ -240,7 +239,7 @@ def _copy(ours: Transformer, theirs: Any, first: int) -> None:
                 "only embeddings and output may be tied"
             )
         if place.endswith("table"):
-            given = given[first : first + len(target)]  # noqa: PLW2901
+            given = given[first : first + count]  # noqa: PLW2901
         fill(target, given[0] if name == "final_logits_bias" else given, name)
     missing = {id(tensor) for tensor in mine.values()} - {id(t) for t in copied.values()}
     assert not missing, "every tensor of ours has one of theirs"

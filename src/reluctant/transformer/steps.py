@@ -81,7 +81,9 @@ def _plain_mask(mask: Tensor | None, dtype: torch.dtype) -> Tensor | None:
     """As attention takes it the fastest, at every step: none, or what is added to the scores."""
     if mask is None or mask.dtype != torch.bool:
         return mask
-    return None if mask.all() else torch.zeros_like(mask, dtype=dtype).masked_fill(~mask, -torch.inf)
+    if mask.all():
+        return None
+    return torch.zeros_like(mask, dtype=dtype).masked_fill(~mask, -torch.inf)
 
 
 def _limits(model: Transformer, source: Tensor, max_length: int | None) -> Tensor:
