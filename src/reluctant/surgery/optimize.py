@@ -39,7 +39,7 @@ def optimize(model: nn.Module, *, way: str = "auto", parts: Collection[str] = PA
     way: "auto" lets each call choose; "dense", "few" or "many" (tokens) pins one.
     parts: which of "feed_forward"; "linear", all other `nn.Linear`s that are large enough; "head",
         the output projection of a transformers model, which `reluctant.generate` reads as little of
-        as it has to.
+        as it has to, or of a `reluctant.transformer` one, for its `greedy`.
 
     Parameters keep their names, shapes and values, so saving, loading, copying and training go on
     as before; `restore` undoes it. Each layer is compared with the original here, on random input,

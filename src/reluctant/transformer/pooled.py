@@ -71,8 +71,8 @@ def pooled_beam_search(
             break
         logits = steps.logits(tokens.flatten(0, 1)).to(precision)
         gain = steps.without_padding(logits.log_softmax(-1)).view(batch, num_beams, -1)
-        total = (log_p[..., None] + steps.end(gain, step)).flatten(1)
-        log_p, best = total.topk(2 * num_beams)
+        total = steps.end(gain, step).add_(log_p[..., None])
+        log_p, best = total.flatten(1).topk(2 * num_beams)
         parent, chosen = best // gain.size(-1), best % gain.size(-1)
         parents = tokens.gather(1, parent[..., None].expand(-1, -1, tokens.size(2)))
         tokens = torch.cat([parents, chosen[..., None]], 2)
