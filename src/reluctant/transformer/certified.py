@@ -33,7 +33,8 @@ class ServedHead:
             return None
         scores = _Scores(x.dtype, pad)
         with torch.inference_mode(False):
-            x = x.clone() if x.is_inference() else x.contiguous()
+            x = x.contiguous()
+            x = x.clone() if x.is_inference() else x
             for _ in range(2):  # once more with a new sketch, if the weights have left theirs
                 try:
                     projection = self._seat.projection_of(self._head)
