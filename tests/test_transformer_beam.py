@@ -7,7 +7,14 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from reluctant.transformer import Transformer, TransformerConfig, beam_search, greedy
+from reluctant.errors import ReluctantError
+from reluctant.transformer import (
+    Transformer,
+    TransformerConfig,
+    beam_search,
+    greedy,
+    pooled_beam_search,
+)
 
 BOS, EOS = 1, 2
 Hypotheses = list[tuple[float, list[int]]]
@@ -26,15 +33,22 @@ def build(seed: int, pad: int | None, vocab: int, **options: Any) -> Transformer
 
 @torch.no_grad()
 def plain(
-    model: Transformer, source: list[int], beam: int, penalty: float, limit: int, early: bool
+    model: Transformer,
+    source: list[int],
+    beam: int,
+    penalty: float,
+    limit: int,
+    early: bool,
+    prefix: tuple[int, ...] = (),
+    forced: bool = False,
 ) -> Hypotheses:
     """Score and tokens, the best first: no batch, no padding, no cache, all in Python's floats."""
-    hypotheses: list[tuple[float, list[int]]] = [(0.0, [])]
+    hypotheses: list[tuple[float, list[int]]] = [(0.0, list(prefix))]
 
     def score(log_p: float, length: int) -> float:
         return log_p / ((5 + length) / 6) ** penalty
 
-    for _ in range(limit):
+    for length in range(len(prefix), limit):
         ended = [h for h in hypotheses if h[1][-1:] == [EOS]]
         going = [h for h in hypotheses if h[1][-1:] != [EOS]]
         best = max([score(p, len(t)) for p, t in ended], default=-float("inf"))
@@ -45,7 +59,11 @@ def plain(
         logits = model(torch.tensor([source] * len(going)), targets)[:, -1]
         if model.config.pad is not None:
             logits[:, model.config.pad] = -torch.inf
-        for (log_p, tokens), gains in zip(going, logits.log_softmax(-1).tolist(), strict=True):
+        all_gains = logits.log_softmax(-1)
+        if forced and length == limit - 1:
+            all_gains = torch.full_like(all_gains, -torch.inf)
+            all_gains[:, EOS] = 0.0
+        for (log_p, tokens), gains in zip(going, all_gains.tolist(), strict=True):
             for token, gain in enumerate(gains):
                 if gain > -float("inf"):
                     found.append((log_p + gain, [*tokens, token]))
@@ -111,6 +129,71 @@ def test_every_sentence_of_a_batch_is_searched_as_if_it_were_alone(
         check(tokens[row], scores[row], expected, pad)
         alone = beam_search(model, torch.tensor([source]), max_length=limit, **options)
         check(alone.tokens[0], alone.scores[0], expected, pad)
+
+
+@settings(max_examples=20, deadline=None)
+@given(
+    seed=st.integers(0, 10**6),
+    prefix=st.lists(st.integers(3, 8), max_size=3),
+    each=st.booleans(),
+    forced=st.booleans(),
+    more=st.integers(1, 4),
+    beam=st.integers(1, 4),
+)
+def test_a_prefix_and_a_forced_end_cost_nothing(
+    seed: int, prefix: list[int], each: bool, forced: bool, more: int, beam: int
+) -> None:
+    model = build(seed, 0, 9)
+    batch, limit = torch.tensor([[3, 4, 5], [6, 0, 0]]), len(prefix) + more
+    given = [prefix, [3] * len(prefix)] if each else [prefix, prefix]
+    options: dict[str, Any] = {"prefix": torch.tensor(given) if each else prefix}
+    options |= {"forced_eos": forced, "max_length": limit}
+    tokens, scores = beam_search(model, batch, beam=beam, **options)
+    best = greedy(model, batch, **options)
+    for row, source in enumerate([[3, 4, 5], [6]]):
+        rest = (0.6, limit, True, tuple(given[row]), forced)
+        check(tokens[row], scores[row], plain(model, source, beam, *rest), 0)
+        (_, alone), *_ = plain(model, source, 1, *rest)
+        assert best[row].tolist() == alone + [0] * (best.size(1) - len(alone))
+
+
+@pytest.mark.parametrize(
+    ("prefix", "message"),
+    [
+        ((0,), "none of them pad or eos"),
+        ((3, EOS), "none of them pad or eos"),
+        ((9,), "expected ids below 9"),
+        ((-1,), "expected ids below 9"),
+        ((0.5,), r"expected ids \(length,\) or \(1, length\), got \(1,\) torch.float32"),
+        (torch.tensor([[3], [4]]), r"got \(2, 1\)"),
+        ((3, 4, 5, 6), "expected fewer tokens than max_length, 4; got 4"),
+    ],
+)
+@pytest.mark.parametrize("search", [greedy, beam_search, pooled_beam_search])
+def test_refuses_a_prefix_that_cannot_be_one(search: Any, prefix: Any, message: str) -> None:
+    with pytest.raises(ReluctantError, match=message):
+        search(build(0, 0, 9), torch.tensor([[3]]), max_length=4, prefix=prefix)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"num_beams": 0}, "num_beams of at least 1"),
+        ({"length_penalty": float("inf")}, "a finite length_penalty"),
+        ({"early_stopping": "soon"}, "expected True, False or 'never', got 'soon'"),
+    ],
+)
+def test_refuses_beams_that_cannot_be(options: dict[str, Any], message: str) -> None:
+    with pytest.raises(ReluctantError, match=message):
+        pooled_beam_search(build(0, 0, 9), torch.tensor([[3]]), **options)
+
+
+def test_pools_of_a_tiny_vocabulary_and_of_no_sources() -> None:
+    model = build(0, None, 4)
+    tokens, scores = pooled_beam_search(model, torch.tensor([[3, 1]]), num_beams=4, max_length=2)
+    assert (scores[0].diff() <= 0).all()
+    assert len(tokens[0].unique(dim=0)) == 4
+    assert pooled_beam_search(model, torch.zeros(0, 2, dtype=torch.long)).tokens.shape == (0, 4, 0)
 
 
 @pytest.mark.parametrize("positions", ["sinusoidal", "learned"])

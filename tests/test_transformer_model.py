@@ -216,6 +216,8 @@ def test_says_what_is_wrong_with_the_ids(source: Tensor, target: Tensor, message
         ({"eos": 12}, "pad, bos, eos: expected three different ids below 12"),
         ({"pad": 5, "target_vocab": 5}, "three different ids below 5"),
         ({"pad": 1}, "pad, bos, eos"),
+        ({"bos_shared": True}, "bos_shared: expected a bos that is pad or eos"),
+        ({"bos_shared": True, "bos": 0, "pad": 2}, "bos_shared"),
         ({"bos": -1}, "bos: expected an integer from 0 up"),
         ({"target_vocab": 0}, "target_vocab: expected an integer from 1 up"),
     ],

@@ -96,7 +96,8 @@ class Projection:
         outputs: (k,) int64; low, up: (k,), their bounds. Raises Stale if one is not between them.
         """
         weight, bias = self.map.tensors()
-        found = some_outputs(x, row, weight.data, bias, outputs)
+        held = None if bias is None else bias.data
+        found = some_outputs(x, row, weight.data, held, outputs)
         between = (low.to(x.dtype) <= found) & (found <= up.to(x.dtype))
         if not bool((between | ~up.isfinite()).all()):
             self.forget()

@@ -113,7 +113,7 @@ _thread = threading.local()  # capture: the one of this thread's decoding loop, 
 
 @dataclass
 class Decoding:
-    """What `reluctant.generate` did with an output projection.
+    """What `reluctant.generate`, or our Transformer's `greedy`, did with an output projection.
 
     rows: how many of its rows were read exactly, one number for each decision; all: how many times
     all logits of a sequence were computed. beams: calls of beam search, which takes all logits of
@@ -215,7 +215,7 @@ def is_map(module: nn.Module, least: int = LEAST) -> bool:
 
 
 def head_of(model: nn.Module) -> nn.Module | None:
-    """The model's output projection, as transformers names it."""
+    """The model's output projection, as transformers names it; our Transformer does, too."""
     ask = getattr(model, "get_output_embeddings", None)
     try:
         head = ask() if callable(ask) else None

@@ -49,7 +49,7 @@ def optimize(
     way: "auto" lets each call choose; "dense", "few" or "many" (tokens) pins one.
     parts: which of "feed_forward"; "linear", all other `nn.Linear`s that are large enough; "head",
         the output projection of a transformers model, which `reluctant.generate` reads as little of
-        as it has to.
+        as it has to, or of a `reluctant.transformer` one, for its `greedy`.
     narrow: of float32 weights that are all bfloat16 or all float16 numbers, as those of many
         checkpoints are, kernels for few tokens read 16-bit copies: half the bytes, the same bits of
         every result. The copies are made when first needed, beside the Parameters, which stay as

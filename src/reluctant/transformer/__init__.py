@@ -6,6 +6,7 @@ from reluctant.transformer.decoding import Beams, beam_search, greedy
 from reluctant.transformer.io import load, save
 from reluctant.transformer.layers import AddNorm, Decoder, Encoder, PositionalEncoding
 from reluctant.transformer.model import Transformer
+from reluctant.transformer.pooled import pooled_beam_search
 
 __all__ = [
     "AddNorm",
@@ -19,5 +20,6 @@ __all__ = [
     "beam_search",
     "greedy",
     "load",
+    "pooled_beam_search",
     "save",
 ]

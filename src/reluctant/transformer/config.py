@@ -30,11 +30,14 @@ class TransformerConfig:
         that is "learned", or "fixed": given, and not trained.
     tied_positions: one learned table for both sides.
     embedding_scale: factor of embedded tokens; None: sqrt(d_model), section 3.4.
+    embedding_norm: one more norm, of the embedded tokens with their positions, as BART has it.
     tied, output_bias: the last linear map has the target embedding's weights; has a bias.
     source_padding_idx, target_padding_idx: rows of the embeddings that are zero at first, and get
         no gradient from the embedding (a tied output has one for them); they mask nothing.
     sparse, scale_grad_by_freq: of both embeddings' gradients, as in nn.Embedding.
     pad, bos, eos: ids of padding (None: there is none; nothing is masked), begin and end.
+    bos_shared: targets begin with what is padding or the end elsewhere: bos is pad's or eos' id, as
+        in Marian and BART.
 
     Raises ReluctantError for a value that does not fit.
 
@@ -66,6 +69,7 @@ class TransformerConfig:
     max_positions: int = 512
     tied_positions: bool = False
     embedding_scale: float | None = None
+    embedding_norm: bool = False
     tied: bool = True
     output_bias: bool = False
     source_padding_idx: int | None = None
@@ -75,6 +79,7 @@ class TransformerConfig:
     pad: int | None = 0
     bos: int = 1
     eos: int = 2
+    bos_shared: bool = False
 
     def __post_init__(self) -> None:
         for field in fields(self):
@@ -88,8 +93,10 @@ class TransformerConfig:
         if self.positions == "sinusoidal" and self.d_model % 2:
             raise _wrong("d_model", "an even number for sinusoidal positions", self.d_model)
         ids, size = (self.pad, self.bos, self.eos), min(self.source_vocab, self.targets)
-        if len(set(ids)) < 3 or max(self.bos, self.eos, self.pad or 0) >= size:
+        if len(set(ids)) < 3 - self.bos_shared or max(self.bos, self.eos, self.pad or 0) >= size:
             raise _wrong("pad, bos, eos", f"three different ids below {size}", ids)
+        if self.bos_shared and (self.pad == self.eos or self.bos not in (self.pad, self.eos)):
+            raise _wrong("bos_shared", "a bos that is pad or eos, and these two different", ids)
         for side, size in (("source", self.source_vocab), ("target", self.targets)):
             name = f"{side}_padding_idx"
             if (getattr(self, name) or 0) >= size:

@@ -84,7 +84,7 @@ def from_torch(
             _copy(ours.linear, output, "output")
         sides = (ours.input_positions, ours.output_positions)
         for side, table in zip(sides, tables, strict=False):
-            _fill(side.table, _rows(table), "positions")
+            fill(side.table, _rows(table), "positions")
         for name, stack, given in (
             ("encoder", ours.encoder, encoder),
             ("decoder", ours.decoder, decoder),
@@ -192,19 +192,19 @@ def _copy_layer(ours: Any, theirs: Any, name: str) -> None:
 def _copy_attention(ours: MultiHeadAttention, theirs: nn.MultiheadAttention, name: str) -> None:
     """Torch keeps W^Q, W^K and W^V one below the other."""
     for i, mine in enumerate((ours.query, ours.key, ours.value)):
-        _fill(mine.weight, theirs.in_proj_weight, name, third=i)
-        _fill(mine.bias, theirs.in_proj_bias, name, third=i)
+        fill(mine.weight, theirs.in_proj_weight, name, third=i)
+        fill(mine.bias, theirs.in_proj_bias, name, third=i)
     _copy(ours.output, theirs.out_proj, name)
 
 
 def _copy(ours: Any, theirs: Any, name: str) -> None:
     """weight and bias; a norm may have neither."""
-    _fill(ours.weight, theirs.weight, name, missing=1.0)
-    _fill(getattr(ours, "bias", None), getattr(theirs, "bias", None), name)
+    fill(ours.weight, theirs.weight, name, missing=1.0)
+    fill(getattr(ours, "bias", None), getattr(theirs, "bias", None), name)
 
 
 @torch.no_grad()
-def _fill(
+def fill(
     ours: Any, theirs: Any, name: str, *, missing: float = 0.0, third: int | None = None
 ) -> None:
     """Copy a tensor, or a third of it, and whether it is trained."""

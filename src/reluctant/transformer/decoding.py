@@ -7,8 +7,8 @@ import torch
 from torch import Tensor
 
 from reluctant.errors import ReluctantError
-from reluctant.transformer.cache import Cache
 from reluctant.transformer.model import Transformer
+from reluctant.transformer.steps import Prefix, Steps
 
 
 def most_likely(logits: Tensor, step: int) -> Tensor:
@@ -23,19 +23,27 @@ def greedy(
     *,
     max_length: int | None = None,
     choose: Callable[[Tensor, int], Tensor] = most_likely,
+    prefix: Prefix = (),
+    forced_eos: bool = False,
 ) -> Tensor:
     """Decode token by token, until every row has ended or has max_length tokens.
 
     source: ids (batch, m). max_length: None: 50 more than a row's source has tokens, as in section
     6.1 of the paper (padding does not count), or what a table of positions allows. choose: your
     own sampling; from logits (batch, target_vocab) and the step's number, from 0, to ids (batch,).
-    Padding's logit is -inf: it is never chosen.
+    Padding's logit is -inf: it is never chosen. prefix: ids that every target begins with after
+    `bos`, (length,) or for each (batch, length), such as the token of a language; they count as
+    tokens. forced_eos: the last token that max_length allows is `eos`.
 
     Gives int64 ids (batch, length), without `bos`; after a row's `eos` stands `pad` (or `eos` if
     there is no padding), and a row without an `eos` has not ended.
 
+    Where `reluctant.optimize` serves the model and `choose` is left as it is, of the last linear
+    map only the rows are read that can be the most likely; the report's `head.decoding` counts
+    them.
+
     Raises ReluctantError for a model in training mode, a max_length that its positions do not
-    allow, and ids of another shape from `choose`.
+    allow, a prefix that cannot be one, and ids of another shape from `choose`.
 
     >>> from reluctant.transformer import TransformerConfig
     >>> _ = torch.manual_seed(0)
@@ -46,21 +54,27 @@ def greedy(
     >>> greedy(model, source, max_length=5, choose=sample).shape
     torch.Size([2, 5])
     """
-    cache, limits = _start(model, source, max_length)
-    tokens = torch.full((len(source), 1), model.config.bos, device=source.device)
+    steps = Steps(model, source, max_length, prefix, forced_eos)
+    tokens, limits = steps.begin, steps.limits
     done = torch.zeros_like(limits, dtype=torch.bool)
-    for step in range(_most(limits)):
+    for step in range(steps.given, steps.most):
         if done.all():
             break
-        chosen = choose(_next_logits(model, tokens[:, -1:], cache), step)
+        if choose is most_likely:
+            chosen = steps.most_likely(tokens)
+        else:
+            chosen = choose(steps.without_padding(steps.logits(tokens)), step)
         if chosen.shape != done.shape or chosen.is_floating_point():
             raise ReluctantError(
                 f"choose: expected token ids of shape {tuple(done.shape)}, got "
                 f"{tuple(chosen.shape)} {chosen.dtype}"
             )
-        chosen = chosen.masked_fill(done, _fill(model))
+        last = limits == step + 1
+        if forced_eos:
+            chosen = chosen.masked_fill(last, steps.eos)
+        chosen = chosen.masked_fill(done, steps.fill)
         tokens = torch.cat([tokens, chosen[:, None]], 1)
-        done |= (chosen == model.config.eos) | (limits == step + 1)
+        done |= (chosen == steps.eos) | last
     return tokens[:, 1:]
 
 
@@ -86,6 +100,8 @@ def beam_search(
     length_penalty: float = 0.6,
     max_length: int | None = None,
     early_stop: bool = True,
+    prefix: Prefix = (),
+    forced_eos: bool = False,
 ) -> Beams:
     """Decode with the `beam` best hypotheses at each step, ended ones among them.
 
@@ -93,7 +109,7 @@ def beam_search(
     Vaswani et al. 2017, section 6.1). One that ended keeps its place until it is overtaken, so
     beam=1 is `greedy`. early_stop: a source's search is over when none of its hypotheses that go
     on can still become its best, however it ends; else when all have ended. source, max_length,
-    errors: as `greedy`.
+    prefix, forced_eos (neither of which costs a hypothesis anything), errors: as `greedy`.
 
     What a source gets depends, but for rounding, on nothing else in the batch, nor on padding at
     its end: the search of each is over by itself.
@@ -111,11 +127,11 @@ def beam_search(
             "expected beam of at least 1 and a length_penalty from 0 up, got "
             f"{beam!r} and {length_penalty!r}"
         )
-    cache, limits = _start(model, source, max_length)
-    pad, fill, batch = model.config.pad, _fill(model), len(source)
-    tokens = torch.full((batch, beam, 1), model.config.bos, device=source.device)
+    steps = Steps(model, source, max_length, prefix, forced_eos)
+    limits, fill, batch = steps.limits, steps.fill, len(source)
+    tokens = steps.begin[:, None].expand(-1, beam, -1)
     precision = torch.promote_types(model.linear.weight.dtype, torch.float32)
-    lengths = torch.zeros_like(tokens[..., 0])
+    lengths = torch.full_like(tokens[..., 0], steps.given)
     scores = torch.zeros_like(lengths, dtype=precision)
     scores[:, 1:] = -torch.inf  # one hypothesis to begin with
     log_p, done = scores.clone(), scores.isinf()
@@ -126,14 +142,14 @@ def beam_search(
     def penalty(length: Tensor) -> Tensor:
         return ((5 + length.to(precision)) / 6) ** length_penalty
 
-    for step in range(_most(limits)):
+    for step in range(steps.given, steps.most):
         hope = (log_p / penalty(limits)[:, None]).masked_fill(done, -torch.inf)
         settled = hope.amax(1) <= scores.masked_fill(~done, -torch.inf).amax(1)
         over |= (settled if early_stop else done.all(1)) | (limits == step)
         if over.all():
             break
-        logits = _next_logits(model, tokens[..., -1].reshape(-1, 1), cache)
-        gain = logits.to(precision).log_softmax(-1).view(batch, beam, -1)
+        logits = steps.without_padding(steps.logits(tokens.flatten(0, 1)))
+        gain = steps.end(logits.to(precision).log_softmax(-1).view(batch, beam, -1), step)
         stays = done | over[:, None]
         gain = gain.masked_fill(stays[..., None], -torch.inf)
         gain[..., fill].masked_fill_(stays, 0.0)  # what stays has one continuation: itself
@@ -148,46 +164,9 @@ def beam_search(
         parents = tokens.gather(1, parent[..., None].expand_as(tokens))
         tokens = torch.cat([parents, chosen[..., None]], 2)
         done = done | ((chosen == model.config.eos) & ~over[:, None]) | log_p.isinf()
-        cache.reorder((first + parent).flatten())
+        steps.cache.reorder((first + parent).flatten())
     tokens = tokens[..., 1:].masked_fill(log_p.isinf()[..., None], fill)
-    if pad is None:
+    if steps.pad is None:
         left = torch.arange(tokens.size(2), device=source.device) >= lengths[..., None]
         tokens = tokens.masked_fill(left & ~done[..., None], -1)
     return Beams(tokens, scores)
-
-
-def _fill(model: Transformer) -> int:
-    return model.config.eos if model.config.pad is None else model.config.pad
-
-
-def _start(model: Transformer, source: Tensor, max_length: int | None) -> tuple[Cache, Tensor]:
-    """A cache of the sources, and how many steps each may have.
-
-    The last token chosen is not embedded any more: a table of n positions allows n steps.
-    """
-    if model.training:
-        raise ReluctantError("the model is in training mode, with dropout: call model.eval() first")
-    config = model.config
-    room = None if config.positions == "sinusoidal" else config.max_positions
-    if max_length is not None and (max_length < 1 or (room is not None and max_length > room)):
-        raise ReluctantError(
-            f"max_length: expected 1 to {room or 'any number'} (max_positions), got {max_length}"
-        )
-    cache = model.start(source)
-    if max_length is not None:
-        return cache, source.new_full(source.shape[:1], max_length, dtype=torch.int64)
-    there = torch.ones_like(source) if config.pad is None else source != config.pad
-    limits = there.sum(1) + 50
-    return cache, limits if room is None else limits.clamp(max=room)
-
-
-def _most(limits: Tensor) -> int:
-    return max(limits.tolist(), default=0)
-
-
-def _next_logits(model: Transformer, last: Tensor, cache: Cache) -> Tensor:
-    """Logits (rows, target_vocab) after the last tokens (rows, 1); padding's is -inf."""
-    logits = model.decode(last, cache)[:, -1]
-    if model.config.pad is not None:
-        logits[:, model.config.pad] = -torch.inf
-    return logits

@@ -95,6 +95,13 @@ def _feed_forward(config: TransformerConfig) -> FeedForward:
     return FeedForward(*sizes, config.activation, bias=config.bias, dropout=dropout)
 
 
+def embedding_norm(config: TransformerConfig) -> nn.Module:
+    """Of embedded tokens with their positions; most models have none."""
+    if not config.embedding_norm:
+        return nn.Identity()
+    return nn.LayerNorm(config.d_model, config.norm_eps, bias=config.bias)
+
+
 def _final_norm(config: TransformerConfig, wanted: bool | None) -> nn.Module:
     if not (config.norm_first if wanted is None else wanted):
         return nn.Identity()

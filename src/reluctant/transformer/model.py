@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from reluctant.errors import ReluctantError
 from reluctant.transformer.cache import Cache
 from reluctant.transformer.config import TransformerConfig
-from reluctant.transformer.layers import Decoder, Encoder, PositionalEncoding
+from reluctant.transformer.layers import Decoder, Encoder, PositionalEncoding, embedding_norm
 
 
 class Transformer(nn.Module):
@@ -47,6 +47,7 @@ class Transformer(nn.Module):
             *(config.source_vocab, config.d_model, config.source_padding_idx), **gradients
         )
         self.input_positions = PositionalEncoding(config)
+        self.input_norm = embedding_norm(config)
         self.encoder = Encoder(config)
         shared = self.input_embedding.weight if config.target_vocab is None else None
         # A module of its own, too, where the weight is shared: in one with two names torch.func's
@@ -58,6 +59,7 @@ class Transformer(nn.Module):
         if shared is not None:
             self.output_embedding.weight = shared
         self.output_positions = PositionalEncoding(config)
+        self.output_norm = embedding_norm(config)
         if config.positions == "learned" and config.tied_positions:
             self.output_positions.table = self.input_positions.table
         self.decoder = Decoder(config)
@@ -92,6 +94,17 @@ class Transformer(nn.Module):
 
         return from_torch(theirs, source_embedding, **kw)
 
+    @classmethod
+    def from_hugging_face(cls, theirs: nn.Module) -> Any:
+        """See `reluctant.transformer.hugging_face.from_hugging_face`, which this is."""
+        from reluctant.transformer.hugging_face import from_hugging_face  # noqa: PLC0415  as above
+
+        return from_hugging_face(theirs)
+
+    def get_output_embeddings(self) -> nn.Linear:
+        """The last linear map, under the name by which it is asked for in transformers' models."""
+        return self.linear
+
     def forward(self, source: Tensor, target: Tensor) -> Tensor:
         """Logits (batch, n, target_vocab) of the token after each of the target's.
 
@@ -108,8 +121,8 @@ class Transformer(nn.Module):
 
     def encode(self, source: Tensor) -> Tensor:
         """The encoder's output (batch, m, d_model) for token ids (batch, m)."""
-        x = self._embed(source, self.input_embedding, self.input_positions)
-        memory: Tensor = self.encoder(x, self.padding_mask(source))
+        sides = self.input_embedding, self.input_positions, self.input_norm
+        memory: Tensor = self.encoder(self._embed(source, *sides), self.padding_mask(source))
         return memory
 
     def start(self, source: Tensor) -> Cache:
@@ -123,9 +136,14 @@ class Transformer(nn.Module):
         cache grows by n positions. Made for `torch.no_grad()`: gradients flow through a cache's
         first call only.
         """
-        y = self._embed(target, self.output_embedding, self.output_positions, cache.length)
-        logits: Tensor = self.linear(self.decoder(y, cache))
+        logits: Tensor = self.linear(self.hidden(target, cache))
         return logits
+
+    def hidden(self, target: Tensor, cache: Cache) -> Tensor:
+        """What `decode` makes logits of: (rows, n, d_model); otherwise as `decode`."""
+        sides = self.output_embedding, self.output_positions, self.output_norm
+        y: Tensor = self.decoder(self._embed(target, *sides, start=cache.length), cache)
+        return y
 
     def padding_mask(self, source: Tensor) -> Tensor | None:
         """True at the tokens (batch, 1, 1, m) of ids (batch, m); None if there is no padding id."""
@@ -133,7 +151,12 @@ class Transformer(nn.Module):
         return None if pad is None else (source != pad)[:, None, None]
 
     def _embed(
-        self, ids: Tensor, embedding: nn.Embedding, positions: PositionalEncoding, start: int = 0
+        self,
+        ids: Tensor,
+        embedding: nn.Embedding,
+        positions: PositionalEncoding,
+        norm: nn.Module,
+        start: int = 0,
     ) -> Tensor:
         if ids.dim() != 2 or not ids.size(1) or ids.dtype not in (torch.int32, torch.int64):
             raise ReluctantError(
@@ -147,5 +170,5 @@ class Transformer(nn.Module):
                 f"expected token ids from 0 to {embedding.num_embeddings - 1}, got "
                 f"{int(ids.min())} to {int(ids.max())}: is this the model's own vocabulary?"
             ) from error
-        out: Tensor = self.dropout(positions(x * self.scale, start))
+        out: Tensor = self.dropout(norm(positions(x * self.scale, start)))
         return out

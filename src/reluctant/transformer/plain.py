@@ -16,7 +16,8 @@ def expect(module: object, cls: type[nn.Module], name: str) -> None:
     or its parameters, for parametrizations, and for parameters of a special kind.
     """
     kind = getattr(type(module), "_unserved", type(module))  # of a module that an engine serves
-    plain = f"{name}: expected a plain nn.{cls.__name__}"
+    of_torch = "nn." if cls.__module__.startswith("torch.nn.") else ""
+    plain = f"{name}: expected a plain {of_torch}{cls.__name__}"
     if not isinstance(module, cls) or any(
         getattr(kind, m, None) is not getattr(cls, m, None) for m in METHODS
     ):
