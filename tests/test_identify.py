@@ -170,8 +170,15 @@ def test_identify_does_not_mind_the_caller_s_defaults() -> None:
         assert identify(F.relu) == resolve("relu")
 
 
+# On some processors torch's own gelu is infinite in the upper half of float32's range.
+GELU_ENDS_EARLY = not F.gelu(torch.full((64,), 2e38)).isfinite().all()
 HF_NAMES = {
-    **{"gelu": "gelu", "gelu_python": "gelu", "gelu_new": "gelu_tanh", "gelu_10": None},
+    **{
+        "gelu": "gelu",
+        "gelu_python": None if GELU_ENDS_EARLY else "gelu",
+        "gelu_new": "gelu_tanh",
+        "gelu_10": None,
+    },
     **{"gelu_pytorch_tanh": "gelu_tanh", "gelu_python_tanh": "gelu_tanh"},
     **{"gelu_accurate": "gelu_tanh", "quick_gelu": "gelu_quick", "relu": "relu"},
     **{"relu2": "relu2", "relu6": "relu6", "silu": "silu", "swish": "silu", "mish": "mish"},
