@@ -18,7 +18,7 @@ from transformers import (
 )
 
 import reluctant
-from reluctant.errors import ReluctantError
+from reluctant.errors import ReluctantError, ReluctantWarning
 from reluctant.transformer import Transformer, greedy, load, pooled_beam_search, save
 
 V = 30
@@ -335,6 +335,16 @@ def test_refuses_what_is_not_as_its_config_says(change: Any, message: str) -> No
 def test_refuses_configs_that_it_has_no_place_for(options: dict[str, Any], message: str) -> None:
     with pytest.raises(ReluctantError, match=message):
         Transformer.from_hugging_face(build("m2m100", **options))
+
+
+@pytest.mark.parametrize("name", ["no_repeat_ngram_size", "min_length", "bad_words_ids"])
+def test_says_what_its_generate_does_besides(name: str) -> None:
+    theirs = build("bart")
+    setattr(theirs.generation_config, name, [[5]] if name == "bad_words_ids" else 3)
+    with pytest.warns(ReluctantWarning, match=name):
+        Transformer.from_hugging_face(theirs)
+    theirs.generation_config.update(**{name: None})
+    Transformer.from_hugging_face(theirs)
 
 
 class Own(BartForConditionalGeneration):

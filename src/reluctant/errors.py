@@ -6,4 +6,5 @@ class ReluctantError(ValueError):
 
 
 class ReluctantWarning(UserWarning):
-    """Something was put back as it was, so results are right, but not as fast as asked for."""
+    """Something is not as asked for: put back as it was, so that results are right but not as fast;
+    or left out of a conversion."""

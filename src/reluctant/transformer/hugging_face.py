@@ -2,13 +2,14 @@
 
 import copy
 import re
+import warnings
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from reluctant.activations import identify, names
-from reluctant.errors import ReluctantError
+from reluctant.errors import ReluctantError, ReluctantWarning
 from reluctant.transformer.config import TransformerConfig
 from reluctant.transformer.convert import fill
 from reluctant.transformer.model import Transformer
@@ -71,6 +72,17 @@ _KINDS: dict[str, dict[str, Any]] = {
         "output_bias": True,
     },
 }
+# Settings of a generation_config that change tokens and that our decoding does not have, with the
+# values that say nothing.
+_SETTINGS: dict[str, tuple[object, ...]] = {
+    **dict.fromkeys(("min_length", "min_new_tokens"), (None, 0)),
+    **dict.fromkeys(("no_repeat_ngram_size", "encoder_no_repeat_ngram_size"), (None, 0)),
+    **dict.fromkeys(("repetition_penalty", "encoder_repetition_penalty"), (None, 1.0)),
+    **dict.fromkeys(("suppress_tokens", "begin_suppress_tokens"), (None, [])),
+    **dict.fromkeys(("sequence_bias", "exponential_decay_length_penalty"), (None,)),
+    **dict.fromkeys(("guidance_scale", "diversity_penalty"), (None, 0.0, 1.0)),
+    "do_sample": (None, False),
+}
 # What may differ from a new model's without a difference to what is computed.
 _FREE = ("training", "name_or_path", "gradient_checkpointing")
 
@@ -85,7 +97,8 @@ def from_hugging_face(theirs: nn.Module) -> Transformer:
     config may have it) are max_length, prefix=(b,) and forced_eos=True there; theirs begins with
     the start token, which ours leaves out. Two things stay as they are here: padding is never
     generated, as where bad_words_ids or suppress_tokens names it, and M2M100's sources have to be
-    padded at their end.
+    padded at their end. Of a generation_config that asks for more, such as a least length, a
+    ReluctantWarning says so.
 
     dtype, device, mode, and what is trained are as in theirs (layer drop, which acts in training
     only, is none of ours), which is not changed; no memory is shared.
@@ -117,7 +130,22 @@ def from_hugging_face(theirs: nn.Module) -> Transformer:
         with torch.device(like.device):
             ours = Transformer(config).to(like.dtype).train(model.training)
         _copy(ours, model)
+    if asked := _not_ours(model.generation_config, config.pad):
+        warnings.warn(
+            f"its generation_config has {', '.join(asked)}, which decoding here does not: tokens "
+            "are those of generate without it",
+            ReluctantWarning,
+            stacklevel=3,
+        )
     return ours
+
+
+def _not_ours(generation: Any, pad: int | None) -> list[str]:
+    """What its generate does and our decoding does not."""
+    asked = {name: getattr(generation, name, None) for name in _SETTINGS}
+    found = [f"{name}={value!r}" for name, value in asked.items() if value not in _SETTINGS[name]]
+    words = getattr(generation, "bad_words_ids", None)
+    return found if words in (None, [[pad]]) else [*found, "bad_words_ids"]
 
 
 def _expect_as_configured(theirs: Any, kind: Any) -> None:
