@@ -78,7 +78,7 @@ _SETTINGS: dict[str, tuple[object, ...]] = {
     **dict.fromkeys(("min_length", "min_new_tokens"), (None, 0)),
     **dict.fromkeys(("no_repeat_ngram_size", "encoder_no_repeat_ngram_size"), (None, 0)),
     **dict.fromkeys(("repetition_penalty", "encoder_repetition_penalty"), (None, 1.0)),
-    **dict.fromkeys(("suppress_tokens", "begin_suppress_tokens"), (None, [])),
+    "begin_suppress_tokens": (None, []),
     **dict.fromkeys(("sequence_bias", "exponential_decay_length_penalty"), (None,)),
     **dict.fromkeys(("guidance_scale", "diversity_penalty"), (None, 0.0, 1.0)),
     "do_sample": (None, False),
@@ -142,10 +142,12 @@ def from_hugging_face(theirs: nn.Module) -> Transformer:
 
 def _not_ours(generation: Any, pad: int | None) -> list[str]:
     """What its generate does and our decoding does not."""
-    asked = {name: getattr(generation, name, None) for name in _SETTINGS}
-    found = [f"{name}={value!r}" for name, value in asked.items() if value not in _SETTINGS[name]]
-    words = getattr(generation, "bad_words_ids", None)
-    return found if words in (None, [[pad]]) else [*found, "bad_words_ids"]
+    nothing = _SETTINGS | {  # padding is never generated here, either
+        "suppress_tokens": (None, [], [pad]),
+        "bad_words_ids": (None, [], [[pad]]),
+    }
+    asked = {name: getattr(generation, name, None) for name in nothing}
+    return [f"{name}={value!r}" for name, value in asked.items() if value not in nothing[name]]
 
 
 def _expect_as_configured(theirs: Any, kind: Any) -> None:
