@@ -107,6 +107,26 @@ def test_what_it_does_not_take():
     assert serves(q, k, v, None)
     assert not serves(q.double(), k.double(), v.double(), None)
     assert not serves(q, k, v.half(), None)
-    assert not serves(q, k, v, torch.zeros(1, 1, 3, 4))
+    for shape in ((3, 4), (2, 3, 4), (1, 1, 1, 4)):
+        assert serves(q, k, v, torch.zeros(shape))
+    for shape in ((3, 5), (3, 3, 4), (1, 1, 1, 1, 4), (4,)):
+        assert not serves(q, k, v, torch.zeros(shape))
+    assert not serves(q, k, v, torch.zeros(3, 4, dtype=torch.int64))
     assert not serves(q, k.transpose(2, 3).contiguous().transpose(2, 3), v, None)
     assert not serves(q, k[:, :1], v[:, :1], None)
+    # More queries than keys would be read beyond the keys' end; torch takes no mask beside causal.
+    assert not serves(q, k, v, None, causal=True)
+    assert not serves(k, k, v, torch.ones(4, 4, dtype=torch.bool), causal=True)
+    assert serves(k, k, v, None, causal=True)
+
+
+@pytest.mark.parametrize("shape", [(3, 5), (2, 3, 5), (4, 1, 1, 5), (4, 2, 3, 5)])
+def test_masks_that_are_added(shape):
+    q, k, v = draw(0, 4, 2, 3, 5, 16)
+    mask = torch.randn(shape, generator=torch.Generator().manual_seed(3))
+    mask[mask > 1] = -torch.inf
+    mask.view(-1, 5)[:, 0] = 0.5
+    wanted = F.scaled_dot_product_attention(q, k, v, mask).transpose(1, 2).flatten(2)
+    torch.testing.assert_close(attention(q, k, v, mask), wanted)
+    hidden = torch.where(mask == -torch.inf, mask, 0.0)
+    assert torch.equal(attention(q, k, v, hidden), attention(q, k, v, hidden == 0))

@@ -57,6 +57,27 @@ def test_what_no_kernel_serves_goes_row_by_row():
         assert y.dtype is torch.bfloat16
 
 
+@pytest.mark.parametrize(("d", "d_ff"), [(37, 131), (63, 301), (64, 513)])
+@pytest.mark.parametrize("kind", ["relu", "reglu", "gelu"])
+def test_layers_of_odd_width_in_float64(d, d_ff, kind):
+    """A row begins at another alignment among others than alone, and MKL's bits go by that."""
+    torch.manual_seed(0)
+    layer = reluctant.FeedForward(d, d_ff, kind).double().eval()
+    reluctant.optimize(layer, batch_invariant=True)
+    assert_own(layer, torch.randn(50, d, dtype=torch.float64))
+
+
+def test_maps_called_by_keyword_and_with_what_no_kernel_takes():
+    torch.manual_seed(0)
+    model, x = nn.Sequential(nn.Linear(301, 300)), torch.randn(60, 301)
+    reluctant.optimize(model, batch_invariant=True)
+    assert_own(lambda rows: model[0](input=rows), x)
+    with torch.no_grad():
+        torch.testing.assert_close(model(x.to_sparse()), model(x))
+    nested = torch.nested.nested_tensor([x[:3], x[3:7]])
+    assert model(nested)[1].shape == (4, 300)
+
+
 LAYERS = {
     "relu": ("relu", False, False),
     "relu, gated": ("relu", True, False),

@@ -103,13 +103,57 @@ def test_what_was_changed_is_read(write):
     assert narrow.memory_bytes == 0
 
 
-def test_one_row_written_unseen_is_found_in_turn():
+def test_one_row_written_unseen_is_noticed_at_once():
     made = map_of(1200, 16, torch.bfloat16)
     narrow = Narrow(made)
     narrow.read()
     made.weight.data[901] += 2.0
-    reads = [narrow.read() for _ in range(2)]  # 512 rows at least at each
+    assert torch.equal(narrow.read().float(), made.weight)
+
+
+def test_of_large_vocabularies_within_as_many_reads_as_there_are_parts():
+    made = map_of(2**15 + 5, 4, torch.bfloat16)
+    narrow = Narrow(made)
+    narrow.read()
+    made.weight.data[901] += 2.0
+    reads = [narrow.read() for _ in range(2)]
     assert torch.equal(reads[-1].float(), made.weight)
+
+
+def test_weights_of_whose_changes_torch_does_not_tell():
+    with torch.inference_mode():
+        made = nn.Linear(40, 300)
+        made.weight.copy_(made.weight.bfloat16())
+        narrow = Narrow(made)
+        assert narrow.read().data_ptr() == made.weight.data_ptr()
+        up, down = nn.Linear(40, 300).bfloat16().float(), nn.Linear(300, 40).bfloat16().float()
+        engine, x = Engine(up, down, resolve("relu"), narrow=True), torch.randn(1, 40)
+        engine.way = "few"
+        engine(x)
+        up.weight[7, 3] += 5.0
+        torch.testing.assert_close(engine(x), down(torch.relu(up(x))))
+
+
+def test_a_shallow_copy_reads_its_own_weights():
+    model = nn.Sequential(map_of(300, 300, torch.bfloat16))
+    reluctant.optimize(model, narrow=True)
+    x = torch.randn(2, 300)
+    model(x)
+    other = copy.copy(model[0])
+    own = map_of(600, 300, torch.bfloat16, seed=5)
+    other._parameters = dict(own._parameters)
+    for _ in range(2):
+        torch.testing.assert_close(other(x), own(x))
+        torch.testing.assert_close(model(x), nn.functional.linear(x, *model[0].parameters()))
+
+
+def test_subnormals_are_told_apart_even_where_they_are_flushed():
+    weight = torch.full((3, 3), 1.0005e-39)
+    torch.set_flush_denormal(True)
+    try:
+        assert narrowest([weight], SERVED) is torch.float32
+    finally:
+        torch.set_flush_denormal(False)
 
 
 def test_other_weights_are_read_as_they_are():

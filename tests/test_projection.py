@@ -190,3 +190,10 @@ def test_weights_that_are_not_finite_are_refused():
     linear.weight[1, 1] = torch.inf
     with pytest.raises(ReluctantError, match="NaN or an infinity"):
         Projection(linear).bounds(x[:1])
+
+
+def test_weights_of_whose_changes_torch_does_not_tell_are_refused():
+    with torch.inference_mode():
+        made = nn.Linear(16, 1000)
+        with pytest.raises(ReluctantError, match="inference mode"):
+            Projection(made).bounds(torch.ones(1, 16))

@@ -347,6 +347,33 @@ def test_says_what_its_generate_does_besides(name: str) -> None:
     Transformer.from_hugging_face(theirs)
 
 
+def test_probabilities_normalised_again() -> None:
+    ended = 0
+    for seed in range(4):
+        theirs = build("marian", seed).double()
+        source, pad = sentences(theirs), theirs.config.pad_token_id
+        ours = Transformer.from_hugging_face(with_ends(theirs, source))
+        out = theirs.generate(
+            source,
+            attention_mask=(source != pad).long(),
+            **{"num_beams": 3, "num_return_sequences": 3, "do_sample": False},
+            **{"max_new_tokens": 9, "bad_words_ids": [[pad]], "renormalize_logits": True},
+            **{"return_dict_in_generate": True, "output_scores": True},
+        )
+        got = pooled_beam_search(ours, source, num_beams=3, max_length=9, renormalize=True)
+        assert same(got.tokens.flatten(0, 1), out.sequences[:, 1:], pad)
+        torch.testing.assert_close(
+            got.scores.flatten().float(), out.sequences_scores, rtol=1e-4, atol=1e-4
+        )
+        ended += int((got.tokens == ours.config.eos).sum())
+    assert ended > 0
+
+
+def test_float16_is_refused() -> None:
+    with pytest.raises(ReluctantError, match="another dtype than float16"):
+        Transformer.from_hugging_face(build("bart").half())
+
+
 class Own(BartForConditionalGeneration):
     """May compute anything."""
 

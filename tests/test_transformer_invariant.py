@@ -4,6 +4,7 @@ import pytest
 import torch
 
 import reluctant
+from reluctant.errors import ReluctantError
 from reluctant.surgery.attentions import AttentionSeat
 from reluctant.surgery.swap import map_seat_of
 from reluctant.transformer import Transformer, TransformerConfig, beam_search, greedy
@@ -78,6 +79,44 @@ def test_decoding():
         best = beam_search(model, ids, beam=3, max_length=12)
         assert torch.equal(best.tokens[0], cut(beams.tokens[k], best.tokens))
         assert torch.equal(best.scores[0], beams.scores[k])
+
+
+def test_what_is_asked_for_is_served_and_no_more():
+    model = MultiHeadAttention(TransformerConfig(50, d_model=32, heads=4)).eval()
+    with pytest.raises(ReluctantError, match="found no feed-forward layer"):
+        reluctant.optimize(model, parts=("feed_forward",), batch_invariant=True)
+    assert type(model) is MultiHeadAttention
+    report = reluctant.optimize(model, batch_invariant=True)
+    assert report.attentions == ("",)
+    assert "1 attentions" in str(report)
+    x = torch.randn(1, 6, 32)
+    with torch.no_grad():
+        memory = model.keys_values(x[:, :2])
+        y = model.attend(x, *memory, causal=True)  # more queries than keys: torch's
+        reluctant.restore(model)
+        torch.testing.assert_close(y, model.attend(x, *memory, causal=True))
+
+
+def test_a_learned_mask_gets_its_gradient():
+    model = MultiHeadAttention(TransformerConfig(50, d_model=32, heads=4)).eval()
+    model.requires_grad_(False)
+    reluctant.optimize(model, batch_invariant=True)
+    mask = torch.zeros(1, 4, 5, 5, requires_grad=True)
+    x = torch.randn(1, 5, 32)
+    model(x, x, mask).square().sum().backward()
+    assert mask.grad.abs().max() > 0
+
+
+@torch.no_grad()
+def test_one_sentences_mask_is_its_own():
+    model = MultiHeadAttention(TransformerConfig(50, d_model=32, heads=4)).eval()
+    reluctant.optimize(model, batch_invariant=True)
+    x, mask = torch.randn(6, 7, 32), torch.zeros(6, 1, 1, 7)
+    before = model(x, x, mask)
+    mask[5, ..., 2] = -1e4
+    after = model(x, x, mask)
+    assert torch.equal(after[:5], before[:5])
+    assert not torch.equal(after[5], before[5])
 
 
 def test_gradients_and_dropout_are_torchs():

@@ -29,7 +29,8 @@ def by_rows(function: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
             [1., 2., 3.]])
     """
     rows = x.reshape(-1, x.shape[-1])
-    done = torch.cat([function(row[None]) for row in rows]) if len(rows) else function(rows)
+    # Each in memory of its own: a library's bits may go by where in a vector a row begins.
+    done = torch.cat([function(row[None].clone()) for row in rows]) if len(rows) else function(rows)
     return done.view(*x.shape[:-1], done.shape[-1])
 
 

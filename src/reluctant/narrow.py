@@ -18,7 +18,7 @@ from reluctant.own_lock import OwnLock
 from reluctant.sketch import SERVED
 from reluctant.weights import Map, as_array, copy_of, narrowest
 
-_ROWS = 512  # that are looked at in each call
+_ROWS = 2**14  # that are looked at in each call
 
 
 @dataclass(frozen=True)
@@ -36,7 +36,9 @@ class Narrow:
     """Reads the weight of one `nn.Linear` in 16 bits if that is the same. Does not keep it alive.
 
     A weight that was changed is copied anew. torch tells of most changes; those behind its back
-    are looked for at each read, in 512 of the rows by turns.
+    are looked for at each read: one weight of every row, of large vocabularies of 16,384 rows by
+    turns, and all of one row. Weights made in inference mode, of whose changes torch does not tell,
+    are read as they are.
 
     >>> linear = nn.Linear(2, 2).requires_grad_(False)
     >>> narrow = Narrow(linear)
@@ -50,6 +52,10 @@ class Narrow:
         self._map, self._lock = Map(linear), OwnLock()
         self._now: _Copied | None = None
         self._turn = 0
+
+    def is_of(self, linear: nn.Module) -> bool:
+        """Whether it reads this one's weight."""
+        return self._map.is_of(linear)
 
     def read(self) -> Tensor:
         """(n, d): the weight's numbers as they are now, in bfloat16 or float16, or itself."""
@@ -92,7 +98,8 @@ class Narrow:
         with torch.inference_mode(False):
             stamp, weight = Stamp(self._map), self._weight()  # the stamp before anything is read
             dtype = torch.float32
-            if weight.dtype is torch.float32 and weight.is_cpu and weight.is_contiguous():
+            plain = weight.is_cpu and weight.is_contiguous() and not weight.is_inference()
+            if plain and weight.dtype is torch.float32:
                 dtype = narrowest([weight], SERVED)
             if dtype is torch.float32:
                 return _Copied(stamp)

@@ -126,6 +126,8 @@ def servable(neurons: Neurons, activation: Activation) -> bool:
         and w2.shape == (d_model, d_ff)
         and (wg is None or wg.shape == w1.shape)
         and all(stored_as(w) is not None for w in (w1, w2, wg) if w is not None)
+        # Nobody counts how often those are written.
+        and not any(w.is_inference() for w in (w1, w2, wg) if w is not None)
         # Views, not copies: a write to a bias is to be seen at once.
         and all(t is None or (t.shape == (n,) and t.is_contiguous()) for t, n in wanted)
         # A z that is rounded to 16 bits must not be rounded past the threshold.

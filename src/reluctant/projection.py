@@ -129,6 +129,11 @@ class Projection:
         with torch.inference_mode(False):
             stamp = Stamp(self.map)  # before anything is read
             weight, _ = self.map.tensors()
+            if weight.is_inference():
+                raise ReluctantError(
+                    "expected an output projection that was not made in inference mode, in which "
+                    "torch does not tell of changes: make the model outside of it"
+                )
             if not weight.is_contiguous():
                 raise ReluctantError("expected rows on end in an output projection's weight")
             sketch = Sketch.of(weight, centred=True)

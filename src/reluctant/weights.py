@@ -130,6 +130,10 @@ class Map:
     def __init__(self, linear: nn.Linear) -> None:
         self._linear = weakref.ref(linear)
 
+    def is_of(self, linear: nn.Module) -> bool:
+        """Whether it is this one's."""
+        return self._linear() is linear
+
     def tensors(self) -> tuple[Any, ...]:
         """Its weight (n, d) and its bias (n,), None if absent: as they are now."""
         linear = self._linear()
@@ -195,9 +199,16 @@ def narrowest(weights: Iterable[Tensor], among: Collection[torch.dtype]) -> torc
 
 
 def _are(numbers: Tensor, dtype: torch.dtype) -> bool:
-    """Whether all are numbers of this dtype. NaN is none: it has more than one form."""
+    """Whether all are numbers of this dtype, bit by bit, as subnormals may be flushed here. NaN is
+    none: it has more than one form.
+    """
     pieces = (numbers[at : at + _PIECE] for at in range(0, len(numbers), _PIECE))
-    return all(bool((piece.to(dtype).float() == piece).all()) for piece in pieces)
+    bits = torch.int32
+    return all(
+        torch.equal(piece.to(dtype).float().view(bits), piece.view(bits))
+        and not piece.isnan().any()
+        for piece in pieces
+    )
 
 
 def as_array(tensor: Tensor) -> npt.NDArray[Any]:

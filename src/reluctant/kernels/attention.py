@@ -74,12 +74,15 @@ def _head(u: int, who: int, q: Any, k: Any, v: Any, mask: Any, s: Any, out: Any)
             x[0, j] = as_float(q[row, j])
             sums[0, j] = 0
         count = 0
-        for j in range(i + 1 if s[18] != 0 else m):
-            if s[19] != 0 and not mask[b * s[14] + h * s[15] + i * s[16] + j * s[17]]:
-                continue
+        for j in range(min(i + 1, m) if s[18] != 0 else m):
+            added = np.float32(0.0)
+            if s[19] != 0:
+                added = mask[b * s[14] + h * s[15] + i * s[16] + j * s[17]]
+                if added == -np.inf:
+                    continue
             k_row[count] = b * s[8] + h * s[9] + j * s[10]
             v_row[count] = b * s[11] + h * s[12] + j * s[13]
-            scores[count] = key_dot(k, k_row[count], x, 0, d) * scale
+            scores[count] = key_dot(k, k_row[count], x, 0, d) * scale + added
             count += 1
         _weights(scores, count)
         for lo in range(0, d, CHUNK):
@@ -95,11 +98,11 @@ def run(kind: Any, q_at: int, k_at: int, v_at: int, mask_at: int, s: Any, out: A
     """out = softmax(q k^T / sqrt(d)) v, of every head.
 
     kind: an empty array of q's, k's and v's type: float32, bfloat16 in uint16 or float16 in int16;
-    at: their addresses, and the mask's, of bools. out: (batch * n * heads, d), of that type. s:
-    (23,) int64: batch, heads, n queries, m keys, d; steps from one batch, head, position to the
-    next, in rows of d, of q, k and v; the same of the mask, and from key to key, in bytes; whether
-    query i sees the first i + 1 keys only, whether there is a mask; and how many rows q, k and v
-    have.
+    at: their addresses, and the mask's, float32, which is added to the scores: -inf where nothing
+    is seen. out: (batch * n * heads, d), of that type. s: (23,) int64: batch, heads, n queries, m
+    keys, d; steps from one batch, head, position to the next, in rows of d, of q, k and v; the same
+    of the mask, and from key to key; whether query i sees the first i + 1 keys only, whether there
+    is a mask; and how many rows q, k and v have.
     """
     d = s[4]
     q, k, v = (
@@ -108,5 +111,5 @@ def run(kind: Any, q_at: int, k_at: int, v_at: int, mask_at: int, s: Any, out: A
         carray(pointer(v_at, kind), (s[22], d)),
     )
     last = (s[0] - 1) * s[14] + (s[1] - 1) * s[15] + (s[2] - 1) * s[16] + (s[3] - 1) * s[17]
-    mask = carray(pointer(mask_at, np.bool_), (last + 1,))
+    mask = carray(pointer(mask_at, np.float32), (last + 1,))
     spread(_head, team, s[0] * s[1], (q, k, v, mask, s, out))

@@ -28,6 +28,8 @@ def _why_dense(engine: Engine) -> str:
     elif keys.dtype not in SERVED:
         served = ", ".join(_name(each) for each in SERVED)
         why = f"{_name(keys.dtype)} weights (the sparse ways serve {served})"
+    elif keys.is_inference():
+        why = "its weights were made in inference mode, in which torch does not tell of changes"
     elif not engine.sparse and keys.dtype == torch.float16:
         why = "kernels cannot read its float16 weights as they lie, or what it computes overflows"
     elif not engine.sparse:

@@ -41,16 +41,17 @@ class MapSeat:
 
     def narrow_of(self, module: nn.Linear) -> Narrow | None:
         """What reads the module's weight in 16 bits; made when first needed."""
-        if self.narrow and self._narrow is None:
-            self._narrow = Narrow(module)
+        if self.narrow and (self._narrow is None or not self._narrow.is_of(module)):
+            self._narrow = Narrow(module)  # a shallow copy of the module has this seat, too
         return self._narrow
 
     def call(self, module: nn.Module, plain: Callable[..., Any], args: Any, kwargs: Any) -> Any:
         """The map's result; plain: the original class's forward."""
         if torch.compiler.is_compiling():
             return plain(module, *args, **kwargs)
-        x = args[0] if len(args) == 1 and not kwargs else None
-        if type(x) is Tensor and x.dim() > 0 and self._may(module, x):
+        given = (*args, *(kwargs[name] for name in kwargs if name == "input"))
+        x = given[0] if len(given) == len(args) + len(kwargs) == 1 else None
+        if type(x) is Tensor and self._may(module, x):
             weight, bias = module._parameters["weight"], module._parameters["bias"]
             if self.batch_invariant:
                 x = x.resolve_neg().contiguous()
@@ -73,6 +74,9 @@ class MapSeat:
         weight, bias = module._parameters.get("weight"), module._parameters.get("bias")
         return (
             type(weight) is nn.Parameter  # not quantised in place, in a functional_call ...
+            and x.layout is torch.strided
+            and not x.is_nested
+            and x.dim() > 0
             and not (torch.is_grad_enabled() and _wants_gradients(x, weight, bias))
             and not is_watched()
         )
@@ -160,7 +164,7 @@ class HeadSeat(MapSeat):
 
     def projection_of(self, module: nn.Linear) -> Projection:
         """Its bounds and logits; made when first needed."""
-        if self.projection is None:
+        if self.projection is None or not self.projection.map.is_of(module):
             self.projection = Projection(module, self.narrow_of(module))
         return self.projection
 

@@ -55,8 +55,9 @@ def optimize(
         every result. The copies are made when first needed, beside the Parameters, which stay as
         they are, and anew when these change; the report has their memory.
     batch_invariant: in what is served a row's bits do not depend on the other rows, for any number
-        of them, without gradients. Many rows then take longer than torch's products; the report
-        names the parts outside.
+        of them, without gradients and outside compiled code; so are queries in the attention of
+        `reluctant.transformer`. Many rows then take longer than torch's products; the report names
+        the parts outside.
 
     Parameters keep their names, shapes and values, so saving, loading, copying and training go on
     as before; `restore` undoes it. Each layer is compared with the original here, on random input,
@@ -100,16 +101,18 @@ def optimize(
                 elif found is not None:
                     left.append((name, found))
             maps = _put_maps(model, parts, new, how)
+            own = batch_invariant and "linear" in parts
+            attentions = _put_attentions(model, new) if own else ()
+        if not (swapped or maps or attentions or any(unfit.refused for _, unfit in left)):
+            raise ReluctantError(_nothing(model, [_left(*each) for each in left]))
     except BaseException:
         for module in reversed(new):
             take_out(module)
         raise
     refused = tuple(_left(name, unfit) for name, unfit in left if unfit.refused)
     untouched = tuple(_left(name, unfit) for name, unfit in left if not unfit.refused)
-    if not (swapped or refused or maps):
-        raise ReluctantError(_nothing(model, untouched))
     outer = outside(model) if batch_invariant else None
-    return Report(tuple(swapped), refused, untouched, maps, outer)
+    return Report(tuple(swapped), refused, untouched, maps, outer, attentions)
 
 
 def _take_out_maps(model: nn.Module) -> None:
@@ -142,11 +145,16 @@ def _put_maps(
         put_map(module, served)
         compiled(module.weight.dtype)
         entries.append(MapEntry(name, module.in_features, module.out_features, served))
-    for module in list(model.modules()) if how["batch_invariant"] else []:
-        if type(module) is MultiHeadAttention:
-            new.append(module)
-            put_map(module, AttentionSeat())
     return tuple(entries)
+
+
+def _put_attentions(model: nn.Module, new: list[nn.Module]) -> tuple[str, ...]:
+    """Serve the attention of our own Transformer; adds the modules to `new`."""
+    found = [(n, m) for n, m in model.named_modules() if type(m) is MultiHeadAttention]
+    for _, module in found:
+        new.append(module)
+        put_map(module, AttentionSeat())
+    return tuple(name for name, _ in found)
 
 
 def restore(model: nn.Module) -> int:
@@ -285,7 +293,7 @@ def _left(name: str, unfit: Unfit) -> Entry:
     return Entry(name, unfit.activation, unfit.d_model, unfit.d_ff, unfit.reason)
 
 
-def _nothing(model: nn.Module, untouched: tuple[Entry, ...]) -> str:
+def _nothing(model: nn.Module, untouched: list[Entry]) -> str:
     text = f"found no feed-forward layer in this {type(model).__name__}: looked for {LOOKED_FOR}"
     for entry in untouched[:5]:
         text += f"; {entry.name or 'the model itself'}: {entry.reason}"

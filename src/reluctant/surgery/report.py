@@ -65,6 +65,7 @@ class Report:
     projection among them. memory_bytes: what the engines of `swapped`, and the sketch of the output
     projection, take besides the model's own weights. outside: with batch_invariant, the kinds of
     modules of which nothing is promised, beside what stands between modules; otherwise None.
+    attentions: the names of those that are served.
     Printed, it is a table.
     """
 
@@ -73,6 +74,7 @@ class Report:
     untouched: tuple[Entry, ...]
     maps: tuple[MapEntry, ...] = ()
     outside: tuple[str, ...] | None = None
+    attentions: tuple[str, ...] = ()
 
     @property
     def memory_bytes(self) -> int:
@@ -111,6 +113,8 @@ class Report:
             what = f"{count} linear map{'s' if count > 1 else ''}"
             says = "up to 16 tokens at a time" if self.outside is None else "each token by itself"
             yield what, "", str(d_in), str(d_out), f"served: {says}"
+        if self.attentions:
+            yield f"{len(self.attentions)} attentions", "", "", "", "served: each query by itself"
         if head is not None and head.decoding is not None:
             says = f"output projection: {head.decoding}"
             yield escape(head.name), "", str(head.d_in), str(head.d_out), escape(says)

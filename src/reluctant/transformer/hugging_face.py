@@ -93,9 +93,10 @@ def from_hugging_face(theirs: nn.Module) -> Transformer:
 
     The result gives the same logits but for rounding, and, where no two candidates are as close as
     that, the same tokens as `theirs.generate`: `greedy` as with num_beams=1, `pooled_beam_search`
-    as with more. max_new_tokens, forced_bos_token_id=b and forced_eos_token_id (BART's and Marian's
-    config may have it) are max_length, prefix=(b,) and forced_eos=True there; theirs begins with
-    the start token, which ours leaves out. Two things stay as they are here: padding is never
+    as with more. max_new_tokens, forced_bos_token_id=b, forced_eos_token_id and renormalize_logits
+    (look into its generation_config for them, and for num_beams) are max_length, prefix=(b,),
+    forced_eos=True and renormalize=True there; theirs begins with the start token, which ours
+    leaves out. Two things stay as they are here: padding is never
     generated, as where bad_words_ids or suppress_tokens names it, and M2M100's sources have to be
     padded at their end. Of a generation_config that asks for more, such as a least length, a
     ReluctantWarning says so.
@@ -103,7 +104,8 @@ def from_hugging_face(theirs: nn.Module) -> Transformer:
     dtype, device, mode, and what is trained are as in theirs (layer drop, which acts in training
     only, is none of ours), which is not changed; no memory is shared.
 
-    Raises ReluctantError for every other class, subclasses too; a model that is not as its config
+    Raises ReluctantError for every other class, subclasses too; float16, in which
+    transformers clamps what overflows; a model that is not as its config
     says (adapters, quantised weights, hooks, changed attributes); sides with other numbers of heads
     or neurons; more than one end token; weights shared in other ways; an unknown activation.
 
@@ -122,6 +124,11 @@ def from_hugging_face(theirs: nn.Module) -> Transformer:
         raise ReluctantError(f"expected one of transformers' {known}; got {kind.__qualname__}")
     model: Any = theirs
     like: Tensor = model.lm_head.weight
+    if like.dtype is torch.float16:
+        raise ReluctantError(
+            "expected another dtype than float16, in which transformers clamps what overflows, and "
+            "ours does not: convert the model in float32 or bfloat16"
+        )
     random = torch.random.fork_rng(devices=[like.device] if like.is_cuda else [])
     # whatever default device or mode the caller is in, and without a change of random numbers
     with torch.inference_mode(False), random:

@@ -23,6 +23,7 @@ def pooled_beam_search(
     max_length: int | None = None,
     prefix: Prefix = (),
     forced_eos: bool = False,
+    renormalize: bool = False,
 ) -> Beams:
     """Decode with num_beams hypotheses that go on at each step, and keep as many that have ended.
 
@@ -37,8 +38,9 @@ def pooled_beam_search(
     `generate`, and of a converted model the same tokens (`Transformer.from_hugging_face`).
 
     source, max_length, prefix, forced_eos, errors: as `greedy`. Padding is never chosen, but has
-    its share in the probabilities. Gives the pools, the best first. What a source gets depends, but
-    for rounding, on nothing else in the batch.
+    its share in the probabilities, unless they are normalised again without it (renormalize:
+    transformers' renormalize_logits). Gives the pools, the best first. What a source gets depends,
+    but for rounding, on nothing else in the batch.
 
     >>> from reluctant.transformer import TransformerConfig
     >>> _ = torch.manual_seed(0)
@@ -71,7 +73,9 @@ def pooled_beam_search(
             break
         logits = steps.logits(tokens.flatten(0, 1)).to(precision)
         gain = steps.without_padding(logits.log_softmax(-1)).view(batch, num_beams, -1)
-        total = steps.end(gain, step).add_(log_p[..., None])
+        gain = steps.end(gain, step)
+        gain = gain.log_softmax(-1) if renormalize else gain
+        total = gain.add_(log_p[..., None])
         log_p, best = total.flatten(1).topk(2 * num_beams)
         parent, chosen = best // gain.size(-1), best % gain.size(-1)
         parents = tokens.gather(1, parent[..., None].expand(-1, -1, tokens.size(2)))
