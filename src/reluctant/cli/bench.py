@@ -6,9 +6,12 @@ from typing import Annotated, Any
 
 import typer
 
+from reluctant.cli import whole as _whole
 from reluctant.cli.common import FAILED, JsonFile, clean_exit, listed, progress
 from reluctant.errors import ReluctantError
 from reluctant.files import write_json
+
+_OF_BOTH = ("dtypes", True)  # the one choice that whole models have, too
 
 
 def bench(
@@ -18,7 +21,9 @@ def bench(
     shapes: Annotated[
         str, typer.Option(metavar="SHAPES", help="As 1024/4096,1024/2816g (g: gated).")
     ] = "",
-    dtypes: Annotated[str, typer.Option(metavar="NAMES", help="float32,bfloat16.")] = "",
+    dtypes: Annotated[
+        str, typer.Option(metavar="NAMES", help="float32,bfloat16. --whole: of the checkpoint.")
+    ] = "",
     densities: Annotated[
         str, typer.Option(metavar="PERCENT", help="Shares of active neurons, as 1,4,32.")
     ] = "",
@@ -32,7 +37,8 @@ def bench(
     ] = "",
     real: Annotated[bool, typer.Option("--real", help="A trained model's layers only.")] = False,
     rounds: Annotated[
-        int | None, typer.Option(min=1, help="Turns of each: 5, --quick and --plot 4, --crowded 8.")
+        int | None,
+        typer.Option(min=1, help="Turns of each: 5, --quick and --plot 4, --crowded 8, --whole 3."),
     ] = None,
     quick: Annotated[bool, typer.Option("--quick", help="A look at each phase.")] = False,
     plot: Annotated[
@@ -51,6 +57,27 @@ def bench(
         str | None,
         typer.Option("--as", metavar="avx2", help="As on a processor with no more than that."),
     ] = None,
+    whole: Annotated[
+        bool, typer.Option("--whole", help="Whole models instead of layers, beside other engines.")
+    ] = False,
+    model: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="MODEL",
+            help="With --whole, repeatable: a folder, a hub name or package.module:factory. "
+            "Default: the shapes of M2M100-418M and OPT-1.3B.",
+        ),
+    ] = None,
+    answers: Annotated[
+        bool,
+        typer.Option(
+            "--answers", help="With --whole: 300 continuations against model.generate, untimed."
+        ),
+    ] = False,
+    new: Annotated[int, typer.Option(min=1, help="With --whole: tokens of a continuation.")] = 32,
+    share: Annotated[
+        float, typer.Option(help="With --answers: a part of the continuations, as 0.1.")
+    ] = 1.0,
     json: JsonFile = None,
 ) -> None:
     """Time layers beside torch eager and compiled, oneDNN, ONNX Runtime and OpenVINO.
@@ -58,6 +85,9 @@ def bench(
     Without options: every claim of the README. Options that choose what is measured are
     multiplied with each other: all their combinations. Exit code 1 if an output is off by more than
     its dtype's rounding.
+
+    --whole: models beside transformers, CTranslate2, OpenVINO GenAI and llama.cpp, those that are
+    installed. With --answers exit code 1 if a token differs by more than rounding.
     """
     with clean_exit(json):
         from rich.console import Console  # noqa: PLC0415
@@ -76,21 +106,24 @@ def bench(
             "states": listed(states, str),
         }
         wholes = {"quick": quick, "full": full, "real": real, "plot": plot is not None}
-        wholes["crowded"] = crowded
-        whole = [name for name, on in wholes.items() if on]
-        picks = [f"--{name}" for name, values in picked.items() if values]
+        wholes |= {"crowded": crowded, "whole": whole}
+        selected = [name for name, on in wholes.items() if on]
+        picks = [f"--{n}" for n, values in picked.items() if values and (n, whole) != _OF_BOTH]
         picks += ["--activation"] * (activation != "relu")
         picks += ["--peers"] * (crowded and peers != "")
-        if len(whole) > 1 or (whole and picks):
-            both = " and ".join([f"--{name}" for name in whole] + picks)
-            raise ReluctantError(f"expected one selection, got {both}: leave one out")
+        _check_one(selected, picks, answers or bool(model))
         limited.ensure(limited_to, sys.argv[1:])
+        if whole:
+            named = [each for text in model or [] for each in listed(text, str)]
+            if answers:
+                _whole.alike(named, new, share, json)
+            else:
+                _whole.compare(named, picked["dtypes"], new, rounds, listed(peers, str), json)
+            return
         if plot is not None:
             picture.check(plot)
         if rows_from is not None:
-            if plot is None or json is not None:
-                raise ReluctantError("--from draws a picture: it goes with --plot, without --json")
-            picture.draw(picture.load(rows_from), plot)
+            _redraw(rows_from, plot, json)
             return
         if crowded:
             _crowded(rounds or 8, limited_to, json)
@@ -104,7 +137,7 @@ def bench(
         else:
             selections = {"quick": grid.quick, "full": grid.full, "real": grid.real}
             selections |= {"plot": grid.sweep, "usual": grid.usual}
-            cells = selections[whole[0] if whole else "usual"]()
+            cells = selections[selected[0] if selected else "usual"]()
         with progress() as bar:
             task = bar.add_task("starting", total=len(cells))
             result = run_bench(
@@ -121,6 +154,23 @@ def bench(
             picture.draw(result.rows, plot)
         if not result.agree:
             raise typer.Exit(FAILED)
+
+
+def _check_one(selected: list[str], picks: list[str], of_whole: bool) -> None:
+    """Raise ReluctantError for options that do not go together."""
+    if len(selected) > 1 or (selected and picks):
+        both = " and ".join([f"--{name}" for name in selected] + picks)
+        raise ReluctantError(f"expected one selection, got {both}: leave one out")
+    if of_whole and selected != ["whole"]:
+        raise ReluctantError("--answers and --model go with --whole")
+
+
+def _redraw(rows_from: Path, plot: Path | None, json: Path | None) -> None:
+    from reluctant.bench import plot as picture  # noqa: PLC0415
+
+    if plot is None or json is not None:
+        raise ReluctantError("--from draws a picture: it goes with --plot, without --json")
+    picture.draw(picture.load(rows_from), plot)
 
 
 def _crowded(rounds: int, limited_to: str | None, json: Path | None) -> None:

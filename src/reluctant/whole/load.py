@@ -146,6 +146,21 @@ def _model_class(config: dict[str, Any], trust: bool) -> Any:
     return cls if is_model else transformers.AutoModel
 
 
+def stored_as(loaded: Loaded) -> torch.dtype:
+    """What the checkpoint's weights are stored as, by its folder's config; else the module's."""
+    try:
+        from transformers import PreTrainedConfig  # noqa: PLC0415
+
+        config = PreTrainedConfig.get_config_dict(loaded.name)[0]
+        name = str(config.get("dtype") or config.get("torch_dtype"))
+        dtype = getattr(torch, name.removeprefix("torch."), None)
+    except Exception:  # a factory's, or a folder that says nothing
+        dtype = None
+    if isinstance(dtype, torch.dtype):
+        return dtype
+    return next((w.dtype for w in loaded.model.parameters()), torch.float32)
+
+
 def one_line(error: BaseException, length: int = 300) -> str:
     """Kind and text of an error, in one line.
 

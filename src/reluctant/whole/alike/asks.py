@@ -1,8 +1,9 @@
-"""What a model is asked to continue: real text where it has a tokenizer, in every way of decoding."""
+"""What a model is asked to continue, and how: real text, where it has a tokenizer."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
 from importlib.resources import files
+from itertools import pairwise
 from typing import Any
 
 import torch
@@ -24,7 +25,13 @@ METHODS: Mapping[str, tuple[int, Mapping[str, Any]]] = {
     f"top-p {TOP_P}": (20, {"do_sample": True, "top_p": TOP_P}),
     f"{BEAMS} beams": (40, {"num_beams": BEAMS}),
 }
-_PLAIN = {"do_sample": False, "num_beams": 1, "temperature": 1.0, "top_k": 0, "top_p": 1.0}
+_PLAIN: dict[str, Any] = {
+    "do_sample": False,
+    "num_beams": 1,
+    "temperature": 1.0,
+    "top_k": 0,
+    "top_p": 1.0,
+}
 _PLAIN |= {"repetition_penalty": 1.0, "no_repeat_ngram_size": 0}
 
 
@@ -78,9 +85,9 @@ def asks(loaded: Loaded, *, new: int, share: float = 1.0) -> list[Ask]:
             prompts.append(torch.cat([first, stream[start : start + length - len(first)]]))
         batched = round(count / 3 / TOGETHER) * TOGETHER
         cuts = [*range(0, batched, TOGETHER), *range(batched, count + 1)]
-        for start, end in zip(cuts, cuts[1:], strict=False):
+        for start, end in pairwise(cuts):
             ids, mask = _padded(prompts[start:end], pad)
-            found.append(Ask(method, ids, mask, len(found), more | how))
+            found.append(Ask(method, ids, mask, len(found), more | dict(how)))
     return found
 
 

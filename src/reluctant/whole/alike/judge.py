@@ -45,7 +45,7 @@ class Judge:
 
     @torch.inference_mode()
     def compare(self, ask: Ask, row: int, theirs: Tensor, ours: Tensor) -> Verdict:
-        """theirs, ours: (sequences, positions) that both gave for `ask`; row: the one to look at."""
+        """theirs, ours: (sequences, positions) that both gave for `ask`; row: which to look at."""
         a, b = theirs[row], ours[row]
         if torch.equal(a, b):
             return Verdict(SAME)
@@ -89,13 +89,12 @@ class Judge:
         """(n, positions, vocabulary) of n sequences (n, positions), without the padding."""
         source = ask.ids[row][ask.mask[row].bool()].expand(len(ids), -1)
         if model.config.is_encoder_decoder:
-            mask = torch.ones_like(source)
-            more = {"decoder_input_ids": ids}
-            found: Tensor = model(input_ids=source, attention_mask=mask, **more).logits
-            return found
-        ids = ids[:, ask.ids.shape[1] - source.shape[1] :]
-        found = model(input_ids=ids, attention_mask=torch.ones_like(ids)).logits
-        return found
+            given = {"input_ids": source, "decoder_input_ids": ids}
+        else:
+            given = {"input_ids": ids[:, ask.ids.shape[1] - source.shape[1] :]}
+        mask = torch.ones_like(given["input_ids"])
+        logits: Tensor = model(**given, attention_mask=mask).logits
+        return logits
 
     def _waits(self, ask: Ask, row: int, step: int, vocabulary: int) -> Tensor:
         """What the draw of this step takes off the scores: see `generation.choose.sample`."""
@@ -165,7 +164,7 @@ class Judge:
         return torch.stack(sums), max(errors)
 
 
-class _Heard(LogitsProcessor):  # type: ignore[misc]
+class _Heard(LogitsProcessor):
     """Keeps the sequences of each step."""
 
     def __init__(self) -> None:

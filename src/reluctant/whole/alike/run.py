@@ -13,7 +13,6 @@ import reluctant
 from reluctant.errors import ReluctantError
 from reluctant.generation.decoding import generate
 from reluctant.machine import cpu_model, versions
-from reluctant.surgery.linears import Decoding
 from reluctant.whole.alike.asks import METHODS, Ask, asks
 from reluctant.whole.alike.judge import DIFFERENT, Judge, Verdict
 from reluctant.whole.load import Loaded
@@ -109,7 +108,9 @@ def run_alike(
         )
     decoding, judge = report.head.decoding, Judge(loaded.model, served)
     total, done = sum(len(ask.ids) for ask in wanted), 0
-    for who in (loaded.model.generate, _ours(served)):
+    model: Any = loaded.model
+    asked = model.generate, _ours(served)
+    for who in asked:
         _write(who, wanted[0])  # kernels are compiled, and what a forward does is seen
     methods = []
     for name in METHODS:
@@ -119,7 +120,7 @@ def run_alike(
         before = decoding.all
         for ask in mine:
             on_progress(name, done, total)
-            found = [_write(who, ask) for who in (loaded.model.generate, _ours(served))]
+            found = [_write(who, ask) for who in asked]
             (theirs, ours), seconds = zip(*found, strict=True)
             spent = [a + b for a, b in zip(spent, seconds, strict=True)]
             kept = decoding.rows[:], decoding.all

@@ -6,24 +6,26 @@ from rich import box
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
+from rich.text import Text
 
 from reluctant.machine import header
 from reluctant.whole.alike.judge import DIFFERENT, SAME, TIE
 from reluctant.whole.alike.run import Result
+
+MOST = 20  # differences that are printed one by one
 
 
 def show(result: Result, console: Console) -> None:
     """Print the table, each continuation that is not the same, and the verdict."""
     console.print(escape(header("transformers")))
     table = Table(
-        title=f"{escape(result.name)}: reluctant.generate against model.generate, float32",
+        title=Text(f"{result.name}: reluctant.generate against model.generate, float32"),
         caption=f"{result.new} new tokens each, prompts of {result.prompts}. Rows: of the output "
         "projection, read exactly for one decision. Faster: time of all calls, untouched to ours.",
         box=box.SIMPLE,
     )
-    columns = ("continuations", "in batches", SAME, "ties", DIFFERENT)
-    columns += ("rows, median", "most", "all logits", "faster")
-    for column in ("", *columns):
+    kinds = ("continuations", "in batches", SAME, "ties", DIFFERENT)
+    for column in ("", *kinds, "rows, median", "most", "all logits", "faster"):
         table.add_column(column, justify="right" if column else "left")
     for method in result.methods:
         rows = method.rows
@@ -34,20 +36,22 @@ def show(result: Result, console: Console) -> None:
             *(str(method.count(kind)) for kind in (SAME, TIE, DIFFERENT)),
             f"{median(rows):.0f}" if rows else "-",
             str(max(rows)) if rows else "-",
-            f"{method.all_logits} of {method.all_logits + len(rows)}" if rows else "-",
+            f"{method.all_logits} of {len(method.verdicts) * result.new}" if rows else "-",
             f"{method.seconds[0] / method.seconds[1]:.2f}x",
         )
     console.print(table)
-    for method in result.methods:
-        for number, verdict in enumerate(method.verdicts):
-            if verdict.kind == SAME:
-                continue
-            color = "yellow" if verdict.kind == TIE else "red"
-            where = "" if verdict.at is None else f" from new token {verdict.at} on"
-            console.print(
-                f"[{color}]{verdict.kind}[/]: {method.name}, continuation {number}{where}: "
-                f"{verdict.says}"
-            )
+    others = [
+        (method.name, number, verdict)
+        for method in result.methods
+        for number, verdict in enumerate(method.verdicts)
+        if verdict.kind != SAME
+    ]
+    for name, number, verdict in others[:MOST]:
+        color = "yellow" if verdict.kind == TIE else "red"
+        where = "" if verdict.at is None else f" from new token {verdict.at} on"
+        console.print(f"[{color}]{verdict.kind}[/]: {name}, {number}{where}: {verdict.says}")
+    if len(others) > MOST:
+        console.print(f"and {len(others) - MOST} more")
     for reason, times in result.reasons.items():
         console.print(f"{times} calls as without us: {escape(reason)}")
     if result.alike:

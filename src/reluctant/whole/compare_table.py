@@ -1,0 +1,49 @@
+"""The comparison with others' engines for people."""
+
+from rich import box
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+from rich.text import Text
+
+from reluctant.machine import header
+from reluctant.whole.compare import OTHERS_PACKAGES, PROMPT, Compared, Result
+
+
+def show(result: Result, console: Console) -> None:
+    """Print one table a model, and who is left out."""
+    console.print(escape(header(*OTHERS_PACKAGES)))
+    for model in result.models:
+        console.print(_table(model))
+        for reason in dict.fromkeys(model.missing.values()):
+            names = ", ".join(n for n, why in model.missing.items() if why == reason)
+            console.print(f"[yellow]{names} left out:[/] {escape(reason)}")
+
+
+def _table(model: Compared) -> Table:
+    how = "greedy" if model.beams == 1 else f"{model.beams} beams"
+    table = Table(
+        title=Text(f"{model.name}: {model.kind}, checkpoint {model.dtype}, {how}"),
+        caption=f"Prompts of {PROMPT} tokens, {model.new} new ones a call, median of "
+        f"{model.rounds} rounds. Each way was timed in turns with eager float32, which its factor "
+        f"is against. Bandwidth: the weights that a dense token reads ({model.read_share:.0%} of "
+        f"all), as that way holds them, against {model.bandwidth / 1e9:.1f} GB/s of reading memory "
+        "alone; more than 100 %: not all are read. MB: weights, and what is kept besides. As "
+        "float64: new tokens up to the first that float64 would not have written.",
+        box=box.SIMPLE,
+    )
+    columns = ("tokens/s", "to eager", "bandwidth", "MB", "added", "as float64")
+    table.add_column(no_wrap=True)
+    for column in columns:
+        table.add_column(column, justify="right")
+    for line in model.lines:
+        table.add_row(
+            line.name,
+            f"{line.tokens_per_second:.1f}",
+            f"{line.factor:.2f}x",
+            f"{line.share:.0%}",
+            f"{line.held / 1e6:.0f}",
+            f"{line.added / 1e6:.0f}",
+            f"{line.equal} of {model.tokens}",
+        )
+    return table
