@@ -30,7 +30,7 @@ def compare(
     from reluctant.announce import console  # noqa: PLC0415
     from reluctant.whole import compare as work  # noqa: PLC0415
     from reluctant.whole import compare_table  # noqa: PLC0415
-    from reluctant.whole.load import load, stored_as  # noqa: PLC0415
+    from reluctant.whole.load import load  # noqa: PLC0415
     from reluctant.whole.peers import OTHERS, ways  # noqa: PLC0415
 
     if len(dtypes) > 1 or any(name not in DTYPES for name in dtypes):
@@ -45,7 +45,7 @@ def compare(
             loaded = load(name)
             made = work.compare(
                 loaded,
-                dtype=getattr(torch, dtypes[0]) if dtypes else stored_as(loaded),
+                dtype=getattr(torch, dtypes[0]) if dtypes else loaded.stored,
                 new=new,
                 rounds=rounds or work.ROUNDS,
                 names=peers,

@@ -25,12 +25,14 @@ class Loaded:
     """A model in eval mode on the CPU, and what came with it.
 
     tokenizer: of transformers, or None. example: what a factory gave to call the model with.
+    stored: the checkpoint's dtype, which the model need not be loaded in.
     """
 
     name: str
     model: nn.Module
     tokenizer: Any = None
     example: Any = None
+    stored: torch.dtype = torch.float32
 
 
 def load(
@@ -109,7 +111,8 @@ def _from_transformers(name: str, dtype: torch.dtype, trust: bool) -> Loaded:
         tokenizer = AutoTokenizer.from_pretrained(name, **options)
     except Exception:  # a folder may have none, and it is needed for texts only
         tokenizer = None
-    return Loaded(name, model.eval(), tokenizer if _has_words(name, tokenizer) else None)
+    words = tokenizer if _has_words(name, tokenizer) else None
+    return Loaded(name, model.eval(), words, stored=_stored_as(config))
 
 
 def _has_words(name: str, tokenizer: Any) -> bool:
@@ -146,19 +149,11 @@ def _model_class(config: dict[str, Any], trust: bool) -> Any:
     return cls if is_model else transformers.AutoModel
 
 
-def stored_as(loaded: Loaded) -> torch.dtype:
-    """What the checkpoint's weights are stored as, by its folder's config; else the module's."""
-    try:
-        from transformers import PreTrainedConfig  # noqa: PLC0415
-
-        config = PreTrainedConfig.get_config_dict(loaded.name)[0]
-        name = str(config.get("dtype") or config.get("torch_dtype"))
-        dtype = getattr(torch, name.removeprefix("torch."), None)
-    except Exception:  # a factory's, or a folder that says nothing
-        dtype = None
-    if isinstance(dtype, torch.dtype):
-        return dtype
-    return next((w.dtype for w in loaded.model.parameters()), torch.float32)
+def _stored_as(config: dict[str, Any]) -> torch.dtype:
+    """What the weights of a checkpoint are stored as; float32 where its config does not say."""
+    name = str(config.get("dtype") or config.get("torch_dtype")).removeprefix("torch.")
+    dtype = getattr(torch, name, None)
+    return dtype if isinstance(dtype, torch.dtype) else torch.float32
 
 
 def one_line(error: BaseException, length: int = 300) -> str:
