@@ -1,9 +1,11 @@
 """`reluctant.generate` writes what `model.generate` does: many families, every logits processor."""
 
+import copy
 import warnings
 from collections.abc import Iterator
 from typing import Any
 
+import pytest
 import torch
 import transformers
 from torch import Tensor
@@ -85,3 +87,77 @@ def different(model: Any, served: Any) -> Iterator[str]:
         ours = written(lambda **k: reluctant.generate(served, **k), **how)
         if not all(torch.equal(a, b) for a, b in zip(ours, theirs, strict=True)):
             yield name
+
+
+FAST = ["LlamaForCausalLM", "BertLMHeadModel", "Gemma2ForCausalLM"]
+FAST += ["T5ForConditionalGeneration", "MBartForConditionalGeneration"]
+# Each that a tiny configuration fits, of the classes that transformers names for causal language
+# models and for sequence to sequence. FAST are looked at in every run of the tests.
+CAUSAL = """
+    AXK2 Afmoe Apertus Arcee AriaText Bart Beam BigBird BigBirdPegasus BioGpt BitNet
+    BlenderbotSmall Bloom Camembert Cohere2 Cohere2Moe Cohere CpmAnt Cwm Data2VecText
+    DeepseekV32 DeepseekV3 DeepseekV4 DiffLlama Doge Electra Emu3 Ernie4_5 Ernie Exaone4
+    ExaoneMoe Falcon FalconMamba FlexOlmo Flint Fuyu GPTBigCode GPTNeo GPTNeoX GPTNeoXJapanese
+    Gemma3 Gemma4Unified Gemma Git Glm4 Glm4Moe Glm4MoeLite Glm GlmMoeDsa GptOss Granite
+    GraniteMoe GraniteMoeSWA GraniteMoeShared GraniteSWA HYV3 HYV4 Helium HyperCLOVAX Inkling
+    Jais2 JetMoe Kolibri1 Laguna Lfm2 Llama4 MBart Mamba MegatronBert Mellum MiniCPM3 MiniMax
+    MiniMaxM2 MiniMaxM3VL Ministral3 Mistral Mixtral Mllama ModernBertDecoder Moshi Mpt Mvp
+    NanoChat OPT Olmo2 Olmo3 Olmo Olmoe PLBart Pegasus Persimmon Phi3 Phi4Multimodal Phi Phimoe
+    Qwen2 Qwen2Moe Qwen3 Qwen3Moe RemBert RoCBert RoFormer Roberta RobertaPreLayerNorm SeedOss
+    SmolLM3 SolarOpen StableLm Starcoder2 TrOCR VaultGemma XGLM Youtu Zaya
+"""
+CONDITIONAL = """
+    AudioFlamingo3 Bart BigBirdPegasus BlenderbotSmall Gemma3 Gemma4Unified GlmAsr GotOcr2
+    GraniteSpeech GraniteSpeechPlus LED LongT5 M2M100 MT5 MossTranscribeDiarize MusicFlamingo
+    Mvp NllbMoe PLBart Pegasus PegasusX Qwen2Audio Qwen3ASR SwitchTransformers UMT5 Voxtral
+"""
+OTHERS = ["BertGenerationDecoder", "CTRLLMHeadModel", "GPT2LMHeadModel", "OpenAIGPTLMHeadModel"]
+SLOW = [
+    *(f"{name}ForCausalLM" for name in CAUSAL.split()),
+    *(f"{name}ForConditionalGeneration" for name in CONDITIONAL.split()),
+    *OTHERS,
+]
+# What these ask for in their own configuration, or have after their projection, is none of ours.
+WHY_NOT = {
+    "BlenderbotForCausalLM": "EncoderNoRepeatNGramLogitsProcessor looks at more than one logit",
+    "Inkling2ForCausalLM": "its forward does more to logits than is known",
+}
+
+
+@pytest.mark.parametrize(
+    "name", [*FAST, *(pytest.param(name, marks=pytest.mark.slow) for name in SLOW)]
+)
+def test_the_same_tokens(name: str) -> None:
+    model = build(name)
+    served = copy.deepcopy(model)
+    report = reluctant.optimize(served, parts=("head",))
+    assert list(different(model, served)) == []
+    assert report.head is not None
+    found = report.head.decoding
+    assert found is not None
+    assert len(found.rows) > 100
+    assert found.all < 20
+    assert found.beams == 2
+    assert [reason.split()[0] for reason in found.reasons] == ["NoBadWordsLogitsProcessor"]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", WHY_NOT)
+def test_the_same_tokens_as_without_us(name: str) -> None:
+    model = build(name)
+    served = copy.deepcopy(model)
+    report = reluctant.optimize(served, parts=("head",))
+    assert list(different(model, served)) == []
+    assert report.head is not None
+    assert report.head.decoding is not None
+    assert not report.head.decoding.rows
+    assert any(why.startswith(WHY_NOT[name]) for why in report.head.decoding.reasons)
+
+
+def test_a_word_that_is_not_the_same_shows() -> None:
+    model = build("LlamaForCausalLM")
+    other = copy.deepcopy(model)
+    reluctant.optimize(other, parts=("head",))
+    with torch.no_grad():
+        other.lm_head.weight[12:] = other.lm_head.weight[12:].roll(1, 0)
+    assert len(list(different(model, other))) == len(HOW) + 1
