@@ -23,7 +23,7 @@ from reluctant.cli import app
 from reluctant.errors import ReluctantError
 from reluctant.surgery.linears import LEAST_VOCABULARY
 from reluctant.whole import compare as comparing
-from reluctant.whole import compare_table
+from reluctant.whole import compare_table, peers
 from reluctant.whole.alike import asks as asking
 from reluctant.whole.alike import run as running
 from reluctant.whole.alike import run_alike
@@ -385,6 +385,16 @@ def test_whatever_ails_a_peer_the_others_are_measured(tmp_path: Path) -> None:
     assert build(unfit, work) == "not this one"
     assert build(broken, work) == "ValueError: a b"
     assert "no option" in str(build(partial(torches.ours, unheard_of=True), work))
+
+
+def test_a_peer_that_does_not_fit_is_not_built(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    work = Work(writer(), [], 1, 2, tmp_path)
+    monkeypatch.setattr(peers, "available_memory", lambda: 2 * work.size - 1)
+    assert "GB to build" in str(build(torches.ours, work))
+    monkeypatch.setattr(peers, "available_memory", lambda: 2 * work.size)
+    assert isinstance(build(torches.ours, work), Peer)
 
 
 def test_names_of_peers() -> None:

@@ -9,6 +9,7 @@ from functools import partial
 import torch
 
 from reluctant.errors import ReluctantError
+from reluctant.machine import available_memory
 from reluctant.whole.load import one_line
 from reluctant.whole.peers import ctranslate, llama, openvino, torches
 from reluctant.whole.peers.peer import Peer, UnfitError, Work
@@ -16,6 +17,7 @@ from reluctant.whole.peers.peer import Peer, UnfitError, Work
 Builder = Callable[[Work], Peer]
 
 EAGER = "eager float32"
+ROOM = 2  # times the weights in float32: a copy, and what is made of it
 OTHERS: dict[str, Builder] = {
     "CTranslate2 float32": partial(ctranslate.build, kind="float32"),
     "CTranslate2 int8": partial(ctranslate.build, kind="int8"),
@@ -53,6 +55,9 @@ def ways(dtype: torch.dtype, names: Iterable[str]) -> dict[str, Builder]:
 
 def build(builder: Builder, work: Work) -> Peer | str:
     """The peer, or in one line why there is none: whatever ails it, the others are measured."""
+    room, needed = available_memory(), ROOM * work.size
+    if room is not None and room < needed:
+        return f"it may take {needed / 1e9:.1f} GB to build; {room / 1e9:.1f} GB are left"
     try:
         return builder(work)
     except UnfitError as error:
