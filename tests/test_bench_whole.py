@@ -428,8 +428,8 @@ def test_ctranslate2(make: Callable[[], Any], kind: str, tmp_path: Path) -> None
 @pytest.mark.parametrize("kind", ["BF16", "Q8_0"])
 def test_llama_cpp(kind: str, tmp_path: Path) -> None:
     model = gemma().bfloat16().float()
-    agrees_and_changes_nothing(model, partial(llama_peer.build, kind=kind), tmp_path, kind)
-    with pytest.raises(UnfitError, match="a llama is not converted"):
+    agrees_and_changes_nothing(model, partial(llama_peer.build, dtype=kind), tmp_path, kind)
+    with pytest.raises(UnfitError, match="this is llama"):
         llama_peer.build(Work(writer(), [], 1, 2, tmp_path), "BF16")
 
 

@@ -23,8 +23,8 @@ OTHERS: dict[str, Builder] = {
     "CTranslate2 int8": partial(ctranslate.build, kind="int8"),
     "OpenVINO GenAI float32": partial(openvino.build, kind="float32"),
     "OpenVINO GenAI int8": partial(openvino.build, kind="int8"),
-    "llama.cpp BF16": partial(llama.build, kind="BF16"),
-    "llama.cpp Q8_0": partial(llama.build, kind="Q8_0"),
+    "llama.cpp BF16": partial(llama.build, dtype="BF16"),
+    "llama.cpp Q8_0": partial(llama.build, dtype="Q8_0"),
 }
 
 __all__ = ["EAGER", "OTHERS", "Peer", "UnfitError", "Work", "build", "ways"]

@@ -14,8 +14,8 @@ from torch import Tensor
 from reluctant.whole.peers.peer import Peer, UnfitError, Work, end_of, threads
 
 
-def build(work: Work, kind: str) -> Peer:
-    """Write the file, and load it. kind: "BF16" or "Q8_0", of the matrices; norms are float32.
+def build(work: Work, dtype: str) -> Peer:
+    """Write the file, and load it. dtype: "BF16" or "Q8_0", of the matrices; norms are float32.
 
     Raises UnfitError for another model than Gemma 3, and where it searches with beams.
     """
@@ -24,11 +24,12 @@ def build(work: Work, kind: str) -> Peer:
 
     model = work.model
     if model.config.model_type != "gemma3_text":
-        raise UnfitError(f"a {model.config.model_type} is not converted: Gemma 3 is")
+        kind = model.config.model_type
+        raise UnfitError(f"only Gemma 3 is converted for llama.cpp here; this is {kind}")
     if work.beams > 1:
         raise UnfitError("it has no beam search")
-    file = work.folder / f"{kind}.gguf"
-    write_file(model, file, kind)
+    file = work.folder / f"{dtype}.gguf"
+    write_file(model, file, dtype)
     llama_cpp.llama_log_set(_QUIET, None)
     llama_cpp.llama_backend_init()
     options = llama_cpp.llama_model_default_params()
