@@ -25,14 +25,15 @@ def _table(model: Compared) -> Table:
     table = Table(
         title=Text(f"{model.name}: {model.kind}, checkpoint {model.dtype}, {how}"),
         caption=f"Prompts of {PROMPT} tokens, {model.new} new ones a call, median of "
-        f"{model.rounds} rounds. Each way was timed in turns with eager float32, which its factor "
-        f"is against. Bandwidth: the weights that a dense token reads ({model.read_share:.0%} of "
-        f"all), as that way holds them, against {model.bandwidth / 1e9:.1f} GB/s of reading memory "
-        "alone; more than 100 %: not all are read. MB: weights, and what is kept besides. As "
-        "float64: new tokens up to the first that float64 would not have written.",
+        f"{model.rounds} rounds. Each way was timed in turns with eager float32, whose tokens/s "
+        "then stand beside: its factor is against those. Bandwidth: the weights that a dense token "
+        f"reads ({model.read_share:.0%} of all), as that way holds them, against "
+        f"{model.bandwidth / 1e9:.1f} GB/s of reading memory alone; more than 100 %: not all are "
+        "read. MB: weights, and what is kept besides. As float64: new tokens up to the first that "
+        "float64 would not have written.",
         box=box.SIMPLE,
     )
-    columns = ("tokens/s", "to eager", "bandwidth", "MB", "added", "as float64")
+    columns = ("tokens/s", "eager beside", "factor", "bandwidth", "MB", "added", "as float64")
     table.add_column(no_wrap=True)
     for column in columns:
         table.add_column(column, justify="right")
@@ -40,6 +41,7 @@ def _table(model: Compared) -> Table:
         table.add_row(
             line.name,
             f"{line.tokens_per_second:.1f}",
+            f"{model.new / line.eager_seconds:.1f}",
             f"{line.factor:.2f}x",
             f"{line.share:.0%}",
             f"{line.held / 1e6:.0f}",
