@@ -104,14 +104,22 @@ CAUSAL = """
     MiniMaxM2 MiniMaxM3VL Ministral3 Mistral Mixtral Mllama ModernBertDecoder Moshi Mpt Mvp
     NanoChat OPT Olmo2 Olmo3 Olmo Olmoe PLBart Pegasus Persimmon Phi3 Phi4Multimodal Phi Phimoe
     Qwen2 Qwen2Moe Qwen3 Qwen3Moe RemBert RoCBert RoFormer Roberta RobertaPreLayerNorm SeedOss
-    SmolLM3 SolarOpen StableLm Starcoder2 TrOCR VaultGemma XGLM Youtu Zaya
+    SmolLM3 SolarOpen StableLm Starcoder2 TrOCR VaultGemma Whisper XGLM XLMRoberta XLMRobertaXL
+    Youtu Zaya
 """
 CONDITIONAL = """
     AudioFlamingo3 Bart BigBirdPegasus BlenderbotSmall Gemma3 Gemma4Unified GlmAsr GotOcr2
     GraniteSpeech GraniteSpeechPlus LED LongT5 M2M100 MT5 MossTranscribeDiarize MusicFlamingo
     Mvp NllbMoe PLBart Pegasus PegasusX Qwen2Audio Qwen3ASR SwitchTransformers UMT5 Voxtral
 """
-OTHERS = ["BertGenerationDecoder", "CTRLLMHeadModel", "GPT2LMHeadModel", "OpenAIGPTLMHeadModel"]
+OTHERS = [
+    "BertGenerationDecoder",
+    "CTRLLMHeadModel",
+    "GPT2LMHeadModel",
+    "MarianMTModel",
+    "OpenAIGPTLMHeadModel",
+    "XLNetLMHeadModel",
+]
 SLOW = [
     *(f"{name}ForCausalLM" for name in CAUSAL.split()),
     *(f"{name}ForConditionalGeneration" for name in CONDITIONAL.split()),
