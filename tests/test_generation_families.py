@@ -112,18 +112,13 @@ CONDITIONAL = """
     GraniteSpeech GraniteSpeechPlus LED LongT5 M2M100 MT5 MossTranscribeDiarize MusicFlamingo
     Mvp NllbMoe PLBart Pegasus PegasusX Qwen2Audio Qwen3ASR SwitchTransformers UMT5 Voxtral
 """
-OTHERS = [
-    "BertGenerationDecoder",
-    "CTRLLMHeadModel",
-    "GPT2LMHeadModel",
-    "MarianMTModel",
-    "OpenAIGPTLMHeadModel",
-    "XLNetLMHeadModel",
-]
+OTHERS = """
+    BertGenerationDecoder CTRLLMHeadModel GPT2LMHeadModel MarianMTModel OpenAIGPTLMHeadModel XLNetLMHeadModel 
+"""
 SLOW = [
     *(f"{name}ForCausalLM" for name in CAUSAL.split()),
     *(f"{name}ForConditionalGeneration" for name in CONDITIONAL.split()),
-    *OTHERS,
+    *OTHERS.split(),
 ]
 # What these ask for in their own configuration, or have after their projection, is none of ours.
 WHY_NOT = {
