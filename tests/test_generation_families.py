@@ -113,7 +113,8 @@ CONDITIONAL = """
     Mvp NllbMoe PLBart Pegasus PegasusX Qwen2Audio Qwen3ASR SwitchTransformers UMT5 Voxtral
 """
 OTHERS = """
-    BertGenerationDecoder CTRLLMHeadModel GPT2LMHeadModel MarianMTModel OpenAIGPTLMHeadModel XLNetLMHeadModel 
+    BertGenerationDecoder CTRLLMHeadModel GPT2LMHeadModel MarianMTModel OpenAIGPTLMHeadModel
+    XLNetLMHeadModel
 """
 SLOW = [
     *(f"{name}ForCausalLM" for name in CAUSAL.split()),
