@@ -398,7 +398,7 @@ def test_a_peer_that_does_not_fit_is_not_built(
 
 
 def test_names_of_peers() -> None:
-    assert list(ways(torch.float32, ["llama.CPP"]))[1:] == ["llama.cpp BF16", "llama.cpp Q8_0"]
+    assert list(ways(torch.float32, ["llama.CPP"]))[2:] == ["llama.cpp BF16", "llama.cpp Q8_0"]
     with pytest.raises(ReluctantError, match="expected peers among CTranslate2"):
         ways(torch.float32, ["vllm"])
 

@@ -38,7 +38,7 @@ def bench(
     real: Annotated[bool, typer.Option("--real", help="A trained model's layers only.")] = False,
     rounds: Annotated[
         int | None,
-        typer.Option(min=1, help="Turns of each: 5, --quick and --plot 4, --crowded 8, --whole 3."),
+        typer.Option(min=1, help="Turns of each: 5, --quick, --plot 4, --crowded 8, --whole 3."),
     ] = None,
     quick: Annotated[bool, typer.Option("--quick", help="A look at each phase.")] = False,
     plot: Annotated[
@@ -52,6 +52,9 @@ def bench(
     full: Annotated[bool, typer.Option("--full", help="The whole grid: hours.")] = False,
     crowded: Annotated[
         bool, typer.Option("--crowded", help="Beside busy processes; eager is the only peer.")
+    ] = False,
+    maps: Annotated[
+        bool, typer.Option("--maps", help="Linear maps and output projections; torch is the peer.")
     ] = False,
     limited_to: Annotated[
         str | None,
@@ -106,11 +109,11 @@ def bench(
             "states": listed(states, str),
         }
         wholes = {"quick": quick, "full": full, "real": real, "plot": plot is not None}
-        wholes |= {"crowded": crowded, "whole": whole}
+        wholes |= {"crowded": crowded, "whole": whole, "maps": maps}
         selected = [name for name, on in wholes.items() if on]
         picks = [f"--{n}" for n, values in picked.items() if values and (n, whole) != _OF_BOTH]
         picks += ["--activation"] * (activation != "relu")
-        picks += ["--peers"] * (crowded and peers != "")
+        picks += ["--peers"] * ((crowded or maps) and peers != "")
         _check_one(selected, picks, answers or bool(model))
         limited.ensure(limited_to, sys.argv[1:])
         if whole:
@@ -125,8 +128,8 @@ def bench(
         if rows_from is not None:
             _redraw(rows_from, plot, json)
             return
-        if crowded:
-            _crowded(rounds or 8, limited_to, json)
+        if maps or crowded:
+            _maps(rounds, json) if maps else _crowded(rounds, limited_to, json)
             return
         names = limited.peers(limited_to, listed(peers, str))
         names = names or list(grid.SWEEP_PEERS if plot else BUILDERS)
@@ -173,7 +176,25 @@ def _redraw(rows_from: Path, plot: Path | None, json: Path | None) -> None:
     picture.draw(picture.load(rows_from), plot)
 
 
-def _crowded(rounds: int, limited_to: str | None, json: Path | None) -> None:
+def _maps(rounds: int | None, json: Path | None) -> None:
+    from rich.console import Console  # noqa: PLC0415
+
+    from reluctant.bench import maps  # noqa: PLC0415
+
+    with progress() as bar:
+        task = bar.add_task("starting", total=maps.STEPS)
+        result = maps.run_maps(
+            rounds=rounds or 9,
+            on_progress=lambda what, done: bar.update(task, description=what, completed=done),
+        )
+    maps.show(result, Console())
+    if json is not None:
+        write_json(json, result.to_json())
+    if not result.agree:
+        raise typer.Exit(FAILED)
+
+
+def _crowded(rounds: int | None, limited_to: str | None, json: Path | None) -> None:
     from rich.console import Console  # noqa: PLC0415
 
     from reluctant.bench import crowded  # noqa: PLC0415
@@ -181,7 +202,7 @@ def _crowded(rounds: int, limited_to: str | None, json: Path | None) -> None:
     with progress() as bar:
         task = bar.add_task("starting", total=crowded.STEPS)
         result = crowded.run_crowded(
-            rounds=rounds,
+            rounds=rounds or 8,
             limited_to=limited_to,
             on_progress=lambda what, done: bar.update(task, description=what, completed=done),
         )

@@ -44,6 +44,7 @@ def ways(dtype: torch.dtype, names: Iterable[str]) -> dict[str, Builder]:
         found = {f"eager {kind}": partial(torches.eager, dtype=dtype), **found}
         found["reluctant float32, narrow"] = partial(torches.ours, narrow=True)
         found[f"reluctant {kind}"] = partial(torches.ours, dtype=dtype)
+    found["reluctant float32, batch-invariant"] = partial(torches.ours, batch_invariant=True)
     for name in names:
         fits = [other for other in OTHERS if other.lower().startswith(name.lower())]
         if not fits and name != "none":

@@ -1,7 +1,6 @@
 """torch eager, as transformers computes, and ours on the same weights."""
 
 import copy
-import inspect
 from functools import partial
 from typing import Any
 
@@ -11,7 +10,7 @@ from torch import Tensor
 import reluctant
 from reluctant.generation.decoding import generate
 from reluctant.surgery import Report
-from reluctant.whole.peers.peer import Peer, UnfitError, Work
+from reluctant.whole.peers.peer import Peer, Work
 from reluctant.whole.twin import twin
 
 
@@ -40,9 +39,6 @@ def eager(work: Work, dtype: torch.dtype = torch.float32) -> Peer:
 
 def ours(work: Work, dtype: torch.dtype = torch.float32, **options: Any) -> Peer:
     """A served twin, asked by `reluctant.generate`. options: of `reluctant.optimize`."""
-    known = inspect.signature(reluctant.optimize).parameters
-    if missing := [name for name in options if name not in known]:
-        raise UnfitError(f"this optimize has no option {', '.join(missing)}")
     model = twin(work.model) if dtype is torch.float32 else _in(work, dtype)
     report: Report = reluctant.optimize(model, **options)
     return Peer(
