@@ -345,6 +345,19 @@ def test_a_table_of_what_is_always_there() -> None:
     assert "tiny: LlamaForCausalLM, checkpoint float32, greedy" in text
 
 
+def test_what_a_token_reads(tmp_path: Path) -> None:
+    """An embedding that is the output projection, too; neither the encoder nor positions."""
+    assert Work(gemma(), [], 1, 2, tmp_path).read == 1.0
+    model = translator()
+    read = (
+        sum(w.numel() for w in model.model.decoder.layers.parameters())
+        + model.lm_head.weight.numel()
+    )
+    read += sum(w.numel() for w in model.model.decoder.layer_norm.parameters())
+    work = Work(model, [], 1, 2, tmp_path)
+    assert work.read == pytest.approx(read * 4 / work.size)
+
+
 def test_a_16_bit_checkpoint_has_ways_of_its_own() -> None:
     model = translator()
     made = compare(loaded(model), dtype=torch.bfloat16, new=3, rounds=1, names=["none"])
