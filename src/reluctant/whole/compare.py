@@ -4,6 +4,7 @@ Each way is built, timed in turns with eager float32, and given up before the ne
 need not hold them all, and what a shared one does from minute to minute hits both of a pair.
 """
 
+import gc
 import tempfile
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -148,6 +149,7 @@ def compare(
             finally:
                 peer.close()
                 del peer
+                gc.collect()  # modules refer to each other: gigabytes would wait for their turn
     return Compared(
         name=loaded.name,
         kind=type(model).__name__,

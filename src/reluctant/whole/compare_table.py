@@ -26,17 +26,17 @@ def _table(model: Compared) -> Table:
         title=Text(f"{model.name}: {model.kind}, checkpoint {model.dtype}, {how}"),
         caption=f"Prompts of {PROMPT} tokens, {model.new} new ones a call, median of "
         f"{model.rounds} rounds. Each way was timed in turns with eager float32, whose tokens/s "
-        "then stand beside: its factor is against those. Bandwidth: the weights that a dense token "
-        f"reads ({model.read_share:.0%} of all), as that way holds them, against "
+        "then stand beside: its factor is against those. Band: the share of the bandwidth that "
+        f"a dense token's weights take ({model.read_share:.0%} of all), as that way holds them, of "
         f"{model.bandwidth / 1e9:.1f} GB/s of reading memory alone; more than 100 %: not all are "
-        "read. MB: weights, and what is kept besides. As float64: new tokens up to the first that "
+        "read. MB: weights, and what is kept besides. Float64: new tokens up to the first that "
         "float64 would not have written.",
         box=box.SIMPLE,
     )
-    columns = ("tokens/s", "eager beside", "factor", "bandwidth", "MB", "added", "as float64")
-    table.add_column(no_wrap=True)
+    columns = ("tokens/s", "eager", "factor", "band", "MB", "added", "float64")
+    table.add_column(overflow="fold")  # names give way, figures do not
     for column in columns:
-        table.add_column(column, justify="right")
+        table.add_column(column, justify="right", no_wrap=True)
     for line in model.lines:
         table.add_row(
             line.name,
@@ -46,6 +46,6 @@ def _table(model: Compared) -> Table:
             f"{line.share:.0%}",
             f"{line.held / 1e6:.0f}",
             f"{line.added / 1e6:.0f}",
-            f"{line.equal} of {model.tokens}",
+            f"{line.equal}/{model.tokens}",
         )
     return table
