@@ -1,7 +1,6 @@
 """`reluctant bench --whole`: models beside other engines, and their answers beside generate's."""
 
 import importlib.util
-import inspect
 import io
 import json
 import sys
@@ -17,7 +16,6 @@ from rich.console import Console
 from torch import Tensor
 from typer.testing import CliRunner, Result
 
-import reluctant
 from reluctant.bench import limits
 from reluctant.cli import app
 from reluctant.errors import ReluctantError
@@ -322,14 +320,17 @@ def test_tokens_that_agree() -> None:
     assert alike([], [1]) == 0
 
 
+ALWAYS = ["eager float32", "reluctant float32", "reluctant float32, batch-invariant"]
+
+
 def test_a_table_of_what_is_always_there() -> None:
     model = writer()
     before = {name: weight.clone() for name, weight in model.state_dict().items()}
     made = compare(loaded(model), new=4, rounds=2, names=["none"])
     for name, weight in model.state_dict().items():
         assert torch.equal(weight, before[name])  # after float64, too
-    assert [line.name for line in made.lines] == ["eager float32", "reluctant float32"]
-    eager, ours = made.lines
+    assert [line.name for line in made.lines] == ALWAYS
+    eager, ours, _ = made.lines
     assert eager.equal == ours.equal == made.tokens == 8
     assert eager.factor == 1.0
     assert eager.tokens_per_second == pytest.approx(4 / eager.seconds)
@@ -341,7 +342,7 @@ def test_a_table_of_what_is_always_there() -> None:
     assert eager.share == pytest.approx(wanted)
     assert ours.added > 0
     text = printed(compare_table.show, comparing.Result((made,)))
-    assert "8 of 8" in text
+    assert "8/8" in text
     assert "tiny: LlamaForCausalLM, checkpoint float32, greedy" in text
 
 
@@ -363,22 +364,20 @@ def test_a_16_bit_checkpoint_has_ways_of_its_own() -> None:
     made = compare(loaded(model), dtype=torch.bfloat16, new=3, rounds=1, names=["none"])
     names = [line.name for line in made.lines]
     assert names[:3] == ["eager float32", "eager bfloat16", "reluctant float32"]
-    assert names[-1] == "reluctant bfloat16"
+    assert "reluctant bfloat16" in names
     for weight in model.parameters():
         assert torch.equal(weight, weight.bfloat16().float())
     half = made.lines[1]
     assert half.held * 2 == made.lines[0].held == made.weight_bytes
     assert made.beams == 2
-    has = "narrow" in inspect.signature(reluctant.optimize).parameters
-    assert ("reluctant float32, narrow" in names) == has
-    assert ("reluctant float32, narrow" in made.missing) != has
+    assert "reluctant float32, narrow" in names
 
 
 def test_who_is_missing_is_left_out_with_the_reason(monkeypatch: pytest.MonkeyPatch) -> None:
     for package in ("ctranslate2", "llama_cpp", "gguf", "openvino_genai"):
         monkeypatch.setitem(sys.modules, package, None)
     made = compare(loaded(writer()), new=2, rounds=1)
-    assert [line.name for line in made.lines] == ["eager float32", "reluctant float32"]
+    assert [line.name for line in made.lines] == ALWAYS
     assert len(made.missing) == 6
     for reason in made.missing.values():
         assert reason.endswith("pip install 'reluctant[peers]'")
@@ -397,7 +396,7 @@ def test_whatever_ails_a_peer_the_others_are_measured(tmp_path: Path) -> None:
 
     assert build(unfit, work) == "not this one"
     assert build(broken, work) == "ValueError: a b"
-    assert "no option" in str(build(partial(torches.ours, unheard_of=True), work))
+    assert "unheard_of" in str(build(partial(torches.ours, unheard_of=True), work))
 
 
 def test_a_peer_that_does_not_fit_is_not_built(
@@ -473,7 +472,7 @@ def test_the_command(tmp_path: Path) -> None:
     result = bench(*common, "--rounds", "1", "--peers", "none")
     assert result.exit_code == 0, result.output
     (made,) = json.loads(out.read_text())["models"]
-    assert [line["name"] for line in made["lines"]] == ["eager float32", "reluctant float32"]
+    assert [line["name"] for line in made["lines"]] == ALWAYS
     assert made["lines"][0]["factor"] == 1.0
     result = bench(*common, "--answers", "--share", "0.01")
     assert result.exit_code == 0, result.output
