@@ -67,6 +67,7 @@ def test_layers_of_odd_width_in_float64(d, d_ff, kind):
     assert_own(layer, torch.randn(50, d, dtype=torch.float64))
 
 
+@pytest.mark.filterwarnings("ignore:.*nested tensors.*prototype.*")
 def test_maps_called_by_keyword_and_with_what_no_kernel_takes():
     torch.manual_seed(0)
     model, x = nn.Sequential(nn.Linear(301, 300)), torch.randn(60, 301)
