@@ -98,7 +98,7 @@ def test_what_was_changed_is_read(write):
     assert narrow.memory_bytes > 300 * 40 * 2
     write(made.weight)
     y = few_rows(x, narrow.read(), made.bias)
-    torch.testing.assert_close(y, made(x), equal_nan=True)
+    torch.testing.assert_close(y, made(x), rtol=1e-5, atol=1e-4, equal_nan=True)
     narrow.forget()
     assert narrow.memory_bytes == 0
 
@@ -131,7 +131,7 @@ def test_weights_of_whose_changes_torch_does_not_tell():
         engine.way = "few"
         engine(x)
         up.weight[7, 3] += 5.0
-        torch.testing.assert_close(engine(x), down(torch.relu(up(x))))
+        torch.testing.assert_close(engine(x), down(torch.relu(up(x))), rtol=1e-5, atol=1e-4)
 
 
 def test_a_shallow_copy_reads_its_own_weights():
@@ -143,8 +143,9 @@ def test_a_shallow_copy_reads_its_own_weights():
     own = map_of(600, 300, torch.bfloat16, seed=5)
     other._parameters = dict(own._parameters)
     for _ in range(2):
-        torch.testing.assert_close(other(x), own(x))
-        torch.testing.assert_close(model(x), nn.functional.linear(x, *model[0].parameters()))
+        torch.testing.assert_close(other(x), own(x), rtol=1e-5, atol=1e-4)
+        wanted = nn.functional.linear(x, *model[0].parameters())
+        torch.testing.assert_close(model(x), wanted, rtol=1e-5, atol=1e-4)
 
 
 def test_subnormals_are_told_apart_even_where_they_are_flushed():
@@ -269,4 +270,4 @@ def test_gradients_are_torchs():
     y = linear(x, made.weight, made.bias, None, Narrow(made)).sum()
     y.backward()
     assert made.weight.grad is not None
-    torch.testing.assert_close(y, wanted)
+    torch.testing.assert_close(y, wanted, rtol=1e-5, atol=1e-3)
