@@ -20,13 +20,14 @@ def show(result: Result, console: Console) -> None:
     console.print(escape(header("transformers")))
     table = Table(
         title=Text(f"{result.name}: reluctant.generate against model.generate, float32"),
-        caption=f"{result.new} new tokens each, prompts of {result.prompts}. Rows: of the output "
-        "projection, read exactly for one decision. Faster: time of all calls, untouched to ours.",
+        caption=f"{result.new} new tokens each, prompts of {result.prompts}; batched: in batches of "
+        "four. Rows: of the output projection, read exactly for one decision, the median and the "
+        "most; all: decisions that took all logits. Faster: time of all calls, untouched to ours.",
         box=box.SIMPLE,
     )
-    kinds = ("continuations", "in batches", SAME, "ties", DIFFERENT)
-    for column in ("", *kinds, "rows, median", "most", "all logits", "faster"):
-        table.add_column(column, justify="right" if column else "left")
+    kinds = ("n", "batched", SAME, "ties", DIFFERENT)
+    for column in ("", *kinds, "rows", "most", "all", "faster"):
+        table.add_column(column, justify="right" if column else "left", no_wrap=True)
     for method in result.methods:
         rows = method.rows
         table.add_row(
@@ -36,7 +37,7 @@ def show(result: Result, console: Console) -> None:
             *(str(method.count(kind)) for kind in (SAME, TIE, DIFFERENT)),
             f"{median(rows):.0f}" if rows else "-",
             str(max(rows)) if rows else "-",
-            f"{method.all_logits} of {len(method.verdicts) * result.new}" if rows else "-",
+            str(method.all_logits) if rows else "-",
             f"{method.seconds[0] / method.seconds[1]:.2f}x",
         )
     console.print(table)
