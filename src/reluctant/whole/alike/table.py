@@ -20,9 +20,10 @@ def show(result: Result, console: Console) -> None:
     console.print(escape(header("transformers")))
     table = Table(
         title=Text(f"{result.name}: reluctant.generate against model.generate, float32"),
-        caption=f"{result.new} new tokens each, prompts of {result.prompts}; batched: in batches of "
-        "four. Rows: of the output projection, read exactly for one decision, the median and the "
-        "most; all: decisions that took all logits. Faster: time of all calls, untouched to ours.",
+        caption=f"{result.new} new tokens each, prompts of {result.prompts}; batched: in batches "
+        "of four. Rows: of the output projection, read exactly for one decision, the median and "
+        "the most; all: decisions that took all logits. Faster: time of all calls, untouched to "
+        "ours.",
         box=box.SIMPLE,
     )
     kinds = ("n", "batched", SAME, "ties", DIFFERENT)
