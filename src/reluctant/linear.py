@@ -73,9 +73,12 @@ def few_rows(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
 
 
 @cache
-def compiled(dtype: torch.dtype) -> None:
-    """Have the kernel of this dtype compiled now, where somebody says what goes on."""
-    few_rows(torch.zeros(1, 1, dtype=dtype), torch.zeros(1, 1, dtype=dtype), None)
+def compiled(dtype: torch.dtype, *, narrow: bool = False) -> None:
+    """Have the kernel of this dtype compiled now, where somebody says what goes on. narrow: those
+    for 16-bit copies of float32 weights, too."""
+    reads = SERVED if narrow and dtype is torch.float32 else (dtype,)
+    for read in reads:
+        few_rows(torch.zeros(1, 1, dtype=dtype), torch.zeros(1, 1, dtype=read), None)
 
 
 def some_outputs(

@@ -177,9 +177,8 @@ def _with_sketch(known: Prepared, neurons: Neurons, activation: Activation) -> P
     d_ff, dtype = neurons.d_ff, known.dtype
     gated, max_norm = wg is not None, 0.0
     keys = Matrix.of(w1, known.read)
-    gates = (
-        Matrix.of(wg, known.read) if gated else keys
-    )  # whose product goes through the activation
+    # Whose product goes through the activation.
+    gates = Matrix.of(wg, known.read) if gated else keys
     try:
         sketch = Sketch.of(gates.rows)
         if gated:

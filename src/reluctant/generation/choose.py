@@ -7,13 +7,14 @@ bound cannot win. The choice is that which all logits would give, with the same 
 id among equals.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Protocol
 
 import torch
 from torch import Tensor
 
-from reluctant.projection import Projection
+from reluctant.errors import ReluctantError
+from reluctant.projection import Projection, Stale
 
 MOST = 4096  # logits of a sequence that are computed one by one; beyond, all are
 _MARGIN = 1e-3  # of a probability: more than float32 sums over a vocabulary lose
@@ -78,6 +79,30 @@ class Step:
             (ids, self.scores.of_some(m, ids, some, self.low[m, ids], self.up[m, ids]))
             for m, (ids, some) in enumerate(zip(found, logits, strict=True))
         ]
+
+
+def decided(
+    projection: Callable[[], Projection],
+    x: Tensor,
+    scores: "Scores | None",
+    counts: Counts,
+    decide: Callable[[Step], list[int]],
+    say: Callable[[str], object],
+) -> list[int] | None:
+    """What `decide` makes of a step; None if it takes all logits to tell, or there is no sketch of
+    these weights, as of a NaN among them: then `say` is told.
+    """
+    for _ in range(2):  # once more with a new sketch, if the weights have left theirs
+        try:
+            return decide(Step(projection(), x, scores, counts))
+        except Stale:
+            continue
+        except Undecided:
+            break
+        except ReluctantError as error:
+            say(str(error))
+            break
+    return None
 
 
 def greedy(step: Step) -> list[int]:

@@ -21,10 +21,9 @@ from transformers.generation.utils import GENERATION_MODES_MAPPING
 
 from reluctant.announce import announced
 from reluctant.errors import ReluctantError
-from reluctant.generation.choose import Step, Undecided, greedy, sample
+from reluctant.generation.choose import Step, decided, greedy, sample
 from reluctant.generation.finish import Finish, same_bits, seen, state_of
 from reluctant.linear import MAX_ROWS, serves
-from reluctant.projection import Stale
 from reluctant.surgery.linears import Capture, HeadSeat, captured, head_of
 from reluctant.surgery.modes import is_watched
 from reluctant.surgery.swap import head_seat_of
@@ -326,18 +325,9 @@ class _Chooser(processors.LogitsProcessorList):
         if finish.kind != "none" or x.dtype is not torch.float32 or self._early:
             shape = len(x), self._head.out_features
             scores = _Scores(self._model, finish, x.dtype, self._early, input_ids, shape)
-        for _ in range(2):  # once more with a new sketch, if the weights have left theirs
-            try:
-                step = Step(projection, x, scores, self._seat.decoding)
-                return self._drawn(step) if self._sampled else greedy(step)
-            except Stale:
-                continue
-            except Undecided:
-                break
-            except ReluctantError as error:  # no sketch of these weights: a NaN among them
-                _say(self._model, str(error))
-                break
-        return None
+        decide = self._drawn if self._sampled else greedy
+        say = partial(_say, self._model)
+        return decided(lambda: projection, x, scores, self._seat.decoding, decide, say)
 
     def _drawn(self, step: Step) -> list[int]:
         state = torch.get_rng_state()

@@ -143,7 +143,7 @@ def _put_maps(
         served = HeadSeat(**how) if is_head else MapSeat(**how)
         new.append(module)
         put_map(module, served)
-        compiled(module.weight.dtype)
+        compiled(module.weight.dtype, narrow=how["narrow"])
         entries.append(MapEntry(name, module.in_features, module.out_features, served))
     return tuple(entries)
 

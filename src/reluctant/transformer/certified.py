@@ -2,6 +2,7 @@
 only those are read that can be the largest.
 """
 
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -23,31 +24,25 @@ class ServedHead:
         """Ids (rows,) of the largest logits of x (rows, d_model), with the lowest id among equals,
         `pad` left out; None if it takes all logits to tell, or they are torch's to compute."""
         # not at the top: all of `reluctant.transformer` works without engines, and without Numba
-        from reluctant.errors import ReluctantError  # noqa: PLC0415
-        from reluctant.generation.choose import Step, Undecided, greedy  # noqa: PLC0415
-        from reluctant.projection import Stale  # noqa: PLC0415
+        from reluctant.generation.choose import decided, greedy  # noqa: PLC0415
 
         decoding, why = self._seat.decoding, self._why_not(x)
         if why:
-            decoding.reasons[why] += 1
+            self._say(why)
             return None
         scores = _Scores(x.dtype, pad)
         with torch.inference_mode(False):
             x = x.contiguous()
             x = x.clone() if x.is_inference() else x
-            for _ in range(2):  # once more with a new sketch, if the weights have left theirs
-                try:
-                    projection = self._seat.projection_of(self._head)
-                    return torch.tensor(greedy(Step(projection, x, scores, decoding)))
-                except Stale:
-                    continue
-                except Undecided:
-                    break
-                except ReluctantError as error:  # no sketch of these weights: a NaN among them
-                    decoding.reasons[str(error)] += 1
-                    break
+            find = partial(self._seat.projection_of, self._head)
+            ids = decided(find, x, scores, decoding, greedy, self._say)
+        if ids is not None:
+            return torch.tensor(ids)
         decoding.all += len(x)
         return None
+
+    def _say(self, why: str) -> None:
+        self._seat.decoding.reasons[why] += 1
 
     def _why_not(self, x: Tensor) -> str:
         from reluctant.linear import MAX_ROWS, serves  # noqa: PLC0415
