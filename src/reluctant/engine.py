@@ -11,7 +11,6 @@ from reluctant import dense, invariant, op, ways
 from reluctant.activations import Activation, resolve
 from reluctant.errors import ReluctantError
 from reluctant.freshness import finite
-from reluctant.invariant import by_rows
 from reluctant.kernels import few, many, screened
 from reluctant.kernels.entry import run_at
 from reluctant.kernels.team import team_for
@@ -199,7 +198,7 @@ class Engine:
                 self.calls["few"] += 1
                 return y
             if tokens > 1:  # one of them has to be computed densely, and only that one
-                return by_rows(lambda row: self._each_by_itself(row, 1), rows)
+                return invariant.by_rows(lambda row: self._each_by_itself(row, 1), rows)
         self.calls["dense"] += 1
         return invariant.feed_forward(x, *self._parts())
 

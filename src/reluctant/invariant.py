@@ -34,10 +34,15 @@ def by_rows(function: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
     return done.view(*x.shape[:-1], done.shape[-1])
 
 
+def serves(x: Tensor, weight: Tensor, bias: Tensor | None) -> bool:
+    """Whether the kernel computes x weight^T + bias, for any number of rows."""
+    return not torch.is_autocast_enabled("cpu") and few.serves(x, weight, bias, most=None)
+
+
 def linear(x: Tensor, weight: Tensor, bias: Tensor | None, narrow: Narrow | None = None) -> Tensor:
     """x weight^T + bias without gradients. x: (..., d), any number of rows."""
     x = x.resolve_neg().contiguous()
-    if not torch.is_autocast_enabled("cpu") and few.serves(x, weight, bias, most=None):
+    if serves(x, weight, bias):
         read = weight.data if narrow is None else narrow.read()
         return few.few_rows(x, read, None if bias is None else bias.data)
     return by_rows(lambda row: F.linear(row, weight, bias), x)

@@ -1,6 +1,8 @@
 """`reluctant bench`."""
 
 import sys
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -129,7 +131,7 @@ def bench(
             _redraw(rows_from, plot, json)
             return
         if maps or crowded:
-            _maps(rounds, json) if maps else _crowded(rounds, limited_to, json)
+            _apart("maps" if maps else "crowded", rounds, limited_to, json)
             return
         names = limited.peers(limited_to, listed(peers, str))
         names = names or list(grid.SWEEP_PEERS if plot else BUILDERS)
@@ -176,37 +178,23 @@ def _redraw(rows_from: Path, plot: Path | None, json: Path | None) -> None:
     picture.draw(picture.load(rows_from), plot)
 
 
-def _maps(rounds: int | None, json: Path | None) -> None:
+def _apart(kind: str, rounds: int | None, limited_to: str | None, json: Path | None) -> None:
+    """What is no grid of layers: "maps" or "crowded"."""
     from rich.console import Console  # noqa: PLC0415
 
-    from reluctant.bench import maps  # noqa: PLC0415
+    from reluctant.bench import crowded, maps  # noqa: PLC0415
 
+    module: Any = maps if kind == "maps" else crowded
+    run: Callable[..., Any] = maps.run_maps
+    if kind != "maps":
+        run = partial(crowded.run_crowded, limited_to=limited_to)
     with progress() as bar:
-        task = bar.add_task("starting", total=maps.STEPS)
-        result = maps.run_maps(
-            rounds=rounds or 9,
+        task = bar.add_task("starting", total=module.STEPS)
+        result = run(
+            **({} if rounds is None else {"rounds": rounds}),
             on_progress=lambda what, done: bar.update(task, description=what, completed=done),
         )
-    maps.show(result, Console())
-    if json is not None:
-        write_json(json, result.to_json())
-    if not result.agree:
-        raise typer.Exit(FAILED)
-
-
-def _crowded(rounds: int | None, limited_to: str | None, json: Path | None) -> None:
-    from rich.console import Console  # noqa: PLC0415
-
-    from reluctant.bench import crowded  # noqa: PLC0415
-
-    with progress() as bar:
-        task = bar.add_task("starting", total=crowded.STEPS)
-        result = crowded.run_crowded(
-            rounds=rounds or 8,
-            limited_to=limited_to,
-            on_progress=lambda what, done: bar.update(task, description=what, completed=done),
-        )
-    crowded.show(result, Console())
+    module.show(result, Console())
     if json is not None:
         write_json(json, result.to_json())
     if not result.agree:

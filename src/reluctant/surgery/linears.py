@@ -16,7 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from reluctant.invariant import by_rows
+from reluctant import invariant
 from reluctant.linear import LEAST, few_rows, pays, serves
 from reluctant.narrow import Narrow
 from reluctant.projection import Projection
@@ -55,8 +55,7 @@ class MapSeat:
             weight, bias = module._parameters["weight"], module._parameters["bias"]
             if self.batch_invariant:
                 x = x.resolve_neg().contiguous()
-                able = serves(x, weight, bias, most=None)  # type: ignore[arg-type]
-                able = able and not torch.is_autocast_enabled("cpu")
+                able = invariant.serves(x, weight, bias)  # type: ignore[arg-type]
             else:
                 able = pays(x, weight) and serves(x, weight, bias)  # type: ignore[arg-type]
             if able:
@@ -65,7 +64,7 @@ class MapSeat:
                 return few_rows(x, weight if narrow is None else narrow.read(), bias)  # type: ignore[arg-type]
             if self.batch_invariant:
                 self.calls["torch"] += 1
-                return by_rows(partial(plain, module), x)
+                return invariant.by_rows(partial(plain, module), x)
         self.calls["torch"] += 1
         return plain(module, *args, **kwargs)
 

@@ -22,9 +22,9 @@ from reluctant.surgery.modes import is_transformed, plainly
 from reluctant.surgery.outside import outside
 from reluctant.surgery.report import Entry, MapEntry, Report
 from reluctant.surgery.seat import Seat
-from reluctant.surgery.site import Site, Unfit, raw
+from reluctant.surgery.site import Site, Unfit
 from reluctant.surgery.still import still
-from reluctant.surgery.swap import map_seat_of, put_in, put_map, seat_of, take_out
+from reluctant.surgery.swap import map_seat_of, parts_of_layers, put_in, put_map, seat_of, take_out
 from reluctant.transformer.attention import MultiHeadAttention
 
 WAYS = ("auto", "dense", "few", "many")
@@ -125,13 +125,7 @@ def _put_maps(
     model: nn.Module, parts: Collection[str], new: list[nn.Module], how: dict[str, bool]
 ) -> tuple[MapEntry, ...]:
     """Serve the linear maps that are in no served feed-forward layer; adds them to `new`."""
-    inside = {
-        id(raw(part))
-        for module in model.modules()
-        if (seat := seat_of(module)) is not None
-        for part in (seat.site.up, seat.site.down, seat.site.gate)
-        if part is not None
-    }
+    inside = parts_of_layers(model)
     head = head_of(model)
     entries = list[MapEntry]()
     for name, module in list(model.named_modules()):

@@ -4,8 +4,7 @@ from collections import Counter
 
 from torch import nn
 
-from reluctant.surgery.site import raw
-from reluctant.surgery.swap import map_seat_of, seat_of
+from reluctant.surgery.swap import map_seat_of, parts_of_layers
 
 
 def outside(model: nn.Module) -> tuple[str, ...]:
@@ -17,13 +16,7 @@ def outside(model: nn.Module) -> tuple[str, ...]:
     >>> outside(nn.Sequential(nn.LayerNorm(4), nn.Linear(4, 4), nn.LayerNorm(4)))
     ('LayerNorm (2)', 'Linear (1)')
     """
-    inside = {
-        id(raw(part))
-        for module in model.modules()
-        if (seat := seat_of(module)) is not None
-        for part in (seat.site.up, seat.site.down, seat.site.gate, seat.site.norm)
-        if part is not None
-    }
+    inside = parts_of_layers(model)
     kinds = Counter(
         type(module).__name__
         for module in model.modules()

@@ -22,7 +22,7 @@ from reluctant.surgery.inline import call as call_inline
 from reluctant.surgery.inline import seat_with
 from reluctant.surgery.linears import HeadSeat, MapSeat, head_of
 from reluctant.surgery.seat import KEY, Seat
-from reluctant.surgery.site import Site, Unfit
+from reluctant.surgery.site import Site, Unfit, raw
 from reluctant.transformer.attention import MultiHeadAttention
 
 FUSED = "activation_relu_or_gelu"
@@ -141,6 +141,17 @@ def seat_of(module: nn.Module) -> Seat | None:
     """What a served module keeps; None for all others."""
     seat = module.__dict__.get(KEY)
     return seat if isinstance(module, Served) and isinstance(seat, Seat) else None
+
+
+def parts_of_layers(model: nn.Module) -> set[int]:
+    """The ids of the modules that served feed-forward layers consist of."""
+    return {
+        id(raw(part))
+        for module in model.modules()
+        if (seat := seat_of(module)) is not None
+        for part in (seat.site.up, seat.site.down, seat.site.gate, seat.site.norm)
+        if part is not None
+    }
 
 
 def put_in(module: nn.Module, site: Site, engine: Engine, shown: list[Any]) -> Seat:
