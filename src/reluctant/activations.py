@@ -142,6 +142,12 @@ _registry = {activation.name: activation for activation in _BUILT_IN}
 _registry["swish"] = _registry["silu"]
 
 
+def trained_by_kernel(activation: Activation) -> bool:
+    """Whether the kernels know its slope: it is one of ours, not one that only has its values."""
+    own = activation in _BUILT_IN or isinstance(activation.function, _Threshold)
+    return own and activation.kernel != NONE
+
+
 def names() -> list[str]:
     """Every name that `resolve` knows, sorted.
 

@@ -6,7 +6,7 @@ from numba import types
 from numba.extending import intrinsic
 
 from reluctant.kernels.compile import kernel
-from reluctant.kernels.vector import F32, I64, LANES, ZEROS, Emitter
+from reluctant.kernels.vector import F32, I16, I64, LANES, ZEROS, Emitter
 
 CHUNK = 128  # columns at a time of rows that come from memory
 STRIP = 256  # and from the second-level cache: their sums fit in 16 registers
@@ -25,7 +25,7 @@ def _add_rows(vectors: int, ahead: int = 0) -> Any:
     on in the list, which goes on to `end`, rows are prefetched; 0: none.
 
     sums: (m, n) float32; v: (n, d) float32, bfloat16 in uint16, or float16 in int16;
-    index: int32; h: float32.
+    index: int32 or uint16; h: float32.
     """
 
     @intrinsic
@@ -43,7 +43,8 @@ def _add_rows(vectors: int, ahead: int = 0) -> Any:
 
             def piece(p: Any) -> Any:
                 """Where the columns of the p-th row of the list begin."""
-                i = e.b.sext(e.b.load(e.b.gep(index_data, [p])), I64)
+                raw = e.b.load(e.b.gep(index_data, [p]))
+                i = (e.b.zext if raw.type == I16 else e.b.sext)(raw, I64)
                 return e.b.gep(e.row(v_data, v_width, i), [args[4]])
 
             def body(p: Any, totals: list[Any]) -> list[Any]:

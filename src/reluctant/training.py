@@ -1,0 +1,368 @@
+"""A training step of one layer, over its active neurons: exact gradients for less time and memory.
+
+After the first product it is known which neurons are active, and the other five products of a step
+(a gated layer: eight) need nothing else. So the first one is dense, and what is kept for the
+backward pass is x and, for each token, its active neurons and their pre-activations.
+
+    y = h W2 + b2                               over the listed neurons of each token
+    dh = dy W2^T,  dz = f'(z) dh                for the listed pairs
+    dW2 = h^T dy,  dW1 = dz^T x,  db1 = sum dz  over each neuron's tokens
+    dx = dz W1^T,  db2 = sum dy
+
+What is left out are products with an exact zero. Where one of them could be 0 * inf = NaN - a
+number of dy, W2 or a gated layer's factors that is not finite - torch computes. Where so many
+neurons are active that it would not pay, all products are dense, by oneDNN where it is the faster.
+
+Nothing here outlives the call but what autograd keeps: weights may change between any two steps,
+in any way.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from reluctant import dense
+from reluctant.activations import Activation, trained_by_kernel
+from reluctant.kernels import active, gradients, transpose
+from reluctant.kernels.codes import HARDSWISH
+from reluctant.kernels.sums import HUGE_PRODUCT
+from reluctant.kernels.team import Team, team_for
+from reluctant.weights import as_array
+
+DTYPES = (torch.float32, torch.bfloat16)
+_Z_BYTES = 2**24  # of z, of so many tokens as are listed at once: it is not kept
+_SHORT = 2**16  # neurons whose numbers need no more than 16 bits
+Weights = tuple[Tensor, Tensor | None, Tensor, Tensor | None, Tensor | None, Tensor | None]
+
+
+@dataclass(frozen=True)
+class Call:
+    """What a call of the layer is to do besides the weights.
+
+    activation: one that `serves`. drop: the probability of dropping an element of the hidden
+    vector. limit: the share of active neurons up to which the products go over these only. sized:
+    whether somebody wants the sum of |h|, which is 0 otherwise.
+    seen: is told how many pairs of token and neuron there were, and how many were active.
+    """
+
+    activation: Activation
+    drop: float
+    limit: float
+    sized: bool
+    seen: Callable[[int, int], object]
+
+    @property
+    def scale(self) -> float:
+        """Of what dropout lets be."""
+        return 1 / (1 - self.drop) if self.drop < 1 else 0.0
+
+    @property
+    def threshold(self) -> float:
+        """At and below it, value and slope are exactly zero."""
+        below = np.float32(self.activation.zero_below)
+        # torch gives hardswish the slope -1/2 at -3 itself.
+        ends = np.nextafter(below, np.float32(-np.inf))
+        return float(ends if self.activation.kernel == HARDSWISH else below)
+
+
+def serves(x: Tensor, weights: Weights, activation: Activation) -> bool:
+    """Whether this is a layer that can be trained here: float32 or bfloat16 all through, on the
+    CPU, and an activation whose slope the kernels know."""
+    present = [t for t in weights if t is not None]
+    return (
+        trained_by_kernel(activation)
+        and x.dtype in DTYPES
+        and x.is_cpu
+        and all(t.dtype is x.dtype and t.is_cpu for t in present)
+        and x.numel() > 0
+    )
+
+
+def feed_forward(x: Tensor, weights: Weights, call: Call) -> tuple[Tensor, Tensor]:
+    """The layer, and the sum of |h| over all tokens and neurons if it is wanted: with gradients.
+
+    x: (..., d_model); weights: those of `Neurons.tensors`. Raises what torch raises.
+    """
+    seed = int(torch.empty((), dtype=torch.int64, device="cpu").random_()) if call.drop > 0 else 0
+    y, size = _FeedForward.apply(x, *weights, call, seed)  # type: ignore[no-untyped-call]
+    return y, size
+
+
+def plain(x: Tensor, weights: Weights, call: Call, keep: Tensor | None) -> tuple[Tensor, Tensor]:
+    """The same in torch's operations, given what dropout multiplies each h with (None: 1)."""
+    w1, b1, w2, b2, wg, bg = weights
+    h = call.activation(F.linear(x, w1, b1) if wg is None else F.linear(x, wg, bg))
+    if wg is not None:
+        h = h * F.linear(x, w1, b1)
+    if keep is not None:
+        h = h * keep.view(h.shape)
+    size = h.abs().sum(dtype=torch.float32) if call.sized else torch.zeros(())
+    return F.linear(h, w2, b2), size
+
+
+class _FeedForward(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, *arguments: Any) -> tuple[Tensor, Tensor]:  # type: ignore[override]
+        *tensors, call, seed = arguments
+        weights: Any = tuple(None if t is None else t.detach() for t in tensors)
+        rows = x.detach().reshape(-1, x.shape[-1]).contiguous()
+        ctx.call, ctx.shape = call, x.shape
+        lists, z = _listed(rows, weights, call, seed)
+        values = None if lists is None else _values(weights[2])
+        ctx.sparse = values is not None
+        if lists is not None and values is not None:
+            y, size, kept = _sparse_forward(rows, weights, call, lists, values)
+        else:
+            y, size, kept = _dense_forward(rows, weights, call, seed, z)
+        ctx.save_for_backward(x, *tensors, *kept)
+        return y.view(x.shape), size
+
+    @staticmethod
+    def backward(ctx: Any, dy: Tensor, dsize: Tensor) -> Any:  # type: ignore[override]
+        x, *others = ctx.saved_tensors
+        weights, kept = tuple(others[:6]), tuple(others[6:])
+        wanted = ctx.needs_input_grad[:7]
+        if torch.is_grad_enabled():  # somebody differentiates this once more
+            return *_again(ctx, (x, *weights), kept, (dy, dsize), wanted), None, None
+        rows, out = (t.detach().reshape(-1, x.shape[-1]).contiguous() for t in (x, dy))
+        step = _Step(rows, tuple(None if t is None else t.detach() for t in weights), out)
+        if not ctx.sparse:
+            found = _dense_backward(step, kept, ctx.call, dsize, wanted)
+        elif not _is_finite(out):
+            found = _again(ctx, (step.rows, *step.weights), kept, (out, dsize), wanted)
+        else:
+            found = _sparse_backward(step, kept, ctx.call, float(dsize), wanted)
+        dx = None if found[0] is None else found[0].view(ctx.shape)
+        return dx, *found[1:], None, None
+
+
+@dataclass(frozen=True)
+class _Step:
+    """rows, out: x and dy as (tokens, d_model), contiguous; weights: without gradients."""
+
+    rows: Tensor
+    weights: Any
+    out: Tensor
+
+
+def _is_finite(t: Tensor) -> bool:
+    """Whether all numbers are; rarely, where their sum overflows, False as well."""
+    return bool(t.sum(dtype=torch.float32).isfinite())
+
+
+def _listed(rows: Tensor, weights: Any, call: Call, seed: int) -> tuple[Any, Tensor | None]:
+    """The arrays of `active.Active`, or None where the dense way should serve; the first product,
+    as far as it is of use to that."""
+    w1, b1, _, _, wg, bg = weights
+    fires, bias = (w1, b1) if wg is None else (wg, bg)
+    tokens, d_ff = len(rows), len(w1)
+    if call.limit <= 0 or (wg is not None and not _factors_are_finite(rows, w1, b1)):
+        return None, None
+    team, parts, total = team_for(rows.numel() * d_ff), list[tuple[Tensor, ...]](), 0
+    length = max(_Z_BYTES // (rows.itemsize * d_ff), 16)
+    for first in range(0, tokens, length):
+        z = dense.linear(rows[first : first + length], fires, bias)
+        rule = (call.threshold, call.drop, seed + first * d_ff)
+        start = torch.empty(len(z) + 1, dtype=torch.int64)
+        found = active.count(as_array(z), *rule, start.numpy(), team)
+        total += found
+        if found > call.limit * z.numel():
+            call.seen(z.numel(), found)
+            return None, z if first == 0 else None
+        parts.append((start, *_fill(z, rule, start, team)))
+    call.seen(tokens * d_ff, total)
+    return _joined(parts), None
+
+
+def _values(w2: Tensor) -> Tensor | None:
+    """The rows of W2 on end, (d_ff, d_model) float32; None if some number may not be finite."""
+    made = np.empty(w2.shape[::-1], np.float32)
+    finite = transpose.turned(as_array(w2.contiguous()), made, team_for(2 * made.nbytes))
+    return torch.from_numpy(made) if finite else None
+
+
+def _sparse_forward(
+    rows: Tensor, weights: Any, call: Call, lists: Any, values: Tensor
+) -> tuple[Tensor, Tensor, Any]:
+    """y, the sum of |h|, and what is to be kept: the lists, and a gated layer's factors."""
+    w1, b1, _, b2, wg, _ = weights
+    (tokens, d), d_ff = rows.shape, len(w1)
+    team, (start, offset, neuron, z) = team_for(rows.numel() * d_ff), lists
+    at = start.numpy(), offset.numpy(), neuron.numpy()
+    factor = torch.empty(0 if wg is None else len(neuron))
+    if wg is not None:
+        c = (torch.zeros(d_ff) if b1 is None else b1.float()).view(1, -1).numpy()
+        keys = as_array(w1.contiguous())
+        gradients.factors(*at, as_array(rows), keys, c, factor.numpy(), team)
+    h, y = torch.empty(len(neuron)), torch.empty(tokens, d)
+    kernel = call.activation.kernel, call.threshold, np.float32(call.scale)
+    active.hidden(as_array(z), factor.numpy(), *kernel, h.numpy(), team)
+    bias = (torch.zeros(d) if b2 is None else b2.float()).numpy()
+    active.add_rows(*at, h.numpy(), values.numpy(), bias, y.numpy(), team)
+    size = h.abs().sum() if call.sized else torch.zeros(())
+    return y.to(rows.dtype), size, lists if wg is None else (*lists, factor)
+
+
+def _factors_are_finite(rows: Tensor, w1: Tensor, b1: Tensor | None) -> bool:
+    """An infinite factor makes a NaN of a zero. Lengths, which bound every product."""
+    norm = partial(torch.linalg.vector_norm, dtype=torch.float64)
+    bias = 0.0 if b1 is None else float(norm(b1, torch.inf))
+    return float(norm(w1)) * float(norm(rows)) + bias < HUGE_PRODUCT
+
+
+def _fill(z: Tensor, rule: Any, start: Tensor, team: Team) -> tuple[Tensor, Tensor, Tensor]:
+    """The lists of some tokens: `offset`, `neuron`, `z` of `active.Active`."""
+    (tokens, d_ff), pairs = z.shape, int(start[-1])
+    kind = torch.uint16 if d_ff < _SHORT else torch.int32
+    offset = torch.empty(tokens, -(-d_ff // active.BLOCK) + 1, dtype=kind)
+    neuron, kept = torch.empty(pairs, dtype=kind), torch.empty(pairs, dtype=z.dtype)
+    arrays = offset.numpy(), neuron.numpy(), as_array(kept)
+    active.fill(as_array(z), *rule, start.numpy(), *arrays, team)
+    return offset, neuron, kept
+
+
+def _joined(parts: list[tuple[Tensor, ...]]) -> tuple[Tensor, ...]:
+    """Lists of some tokens after those of others."""
+    if len(parts) == 1:
+        return parts[0]
+    starts, at = [parts[0][0][:1]], 0
+    for start, *_ in parts:
+        starts.append(start[1:] + at)
+        at += int(start[-1])
+    return (torch.cat(starts), *(torch.cat(each) for each in list(zip(*parts, strict=True))[1:]))
+
+
+def _sparse_backward(step: _Step, kept: Any, call: Call, dsize: float, wanted: Any) -> list[Any]:
+    start, offset, neuron, z, *more = kept
+    w1, _, w2, _, wg, _ = step.weights
+    (tokens, d), d_ff, pairs = step.rows.shape, w1.shape[0], len(neuron)
+    team = team_for(step.rows.numel() * d_ff)
+    of_x, of_w1, of_b1, of_w2, of_b2, of_wg, of_bg = wanted
+    if wg is None:  # what feeds the activation is then w1
+        of_wg, of_bg, of_w1, of_b1 = of_w1, of_b1, False, False
+
+    def room(is_wanted: bool, *shape: int) -> Tensor:
+        made = np.empty(shape if is_wanted else (0,) * len(shape), np.float32)
+        return torch.from_numpy(made)
+
+    dz, dfactor = room(of_x, pairs), room(of_x and wg is not None, pairs)
+    rows = [room(of_wg, d_ff, d), room(of_bg, d_ff), room(of_w1, d_ff, d), room(of_b1, d_ff)]
+    dw2 = room(of_w2, d, d_ff)
+    lists = start.numpy(), offset.numpy(), neuron.numpy()
+    factor = more[0] if more else torch.empty(0)
+    read = *lists, as_array(z), factor.numpy(), as_array(step.rows), as_array(step.out)
+    rule = call.activation.kernel, call.threshold, np.float32(call.scale), np.float32(dsize)
+    written = (dz, dfactor, *rows, dw2)
+    if any(wanted[k] for k in (0, 1, 2, 3, 5, 6)):
+        out = (each.numpy() for each in written)
+        gradients.run(*read, as_array(w2.contiguous()), *rule, *out, team)
+    dx = None
+    if of_x:
+        for numbers, matrix in ((dz, w1 if wg is None else wg), (dfactor, w1)):
+            if len(numbers) or matrix is not w1:
+                part = torch.empty(tokens, d)
+                matrix, zeros = as_array(matrix.contiguous()), np.zeros(d, np.float32)
+                active.add_rows(*lists, numbers.numpy(), matrix, zeros, part.numpy(), team)
+                dx = part if dx is None else dx.add_(part)
+    db2 = step.out.sum(0) if of_b2 else None
+    dgate, dgate_bias, dup, dup_bias = rows
+    first = (dgate, dgate_bias, dw2, db2, None, None)
+    found = (dx, *(first if wg is None else (dup, dup_bias, dw2, db2, dgate, dgate_bias)))
+    return [g.to(step.rows.dtype) if w else None for g, w in zip(found, wanted, strict=True)]
+
+
+def _dense_forward(
+    rows: Tensor, weights: Any, call: Call, seed: int, z: Tensor | None
+) -> tuple[Tensor, Tensor, Any]:
+    """All products in full: y, the sum of |h|, and what is to be kept: z (of a ReLU what becomes of
+    it), a gated layer's factors, what dropout lets be. z: the first tokens' first product."""
+    w1, b1, w2, b2, wg, bg = weights
+    fires = (w1, b1) if wg is None else (wg, bg)
+    done = 0 if z is None else len(z)
+    if z is None or done < len(rows):
+        rest = dense.linear(rows[done:], *fires)
+        z = rest if z is None else torch.cat([z, rest])
+    h = torch.relu_(z) if call.activation.name == "relu" else call.activation(z)
+    factor = dense.linear(rows, w1, b1) if wg is not None else None
+    h = h if factor is None else h * factor
+    stays = None
+    if call.drop > 0:
+        draw = torch.Generator("cpu").manual_seed(seed)
+        stays = torch.empty(h.shape, dtype=torch.bool).bernoulli_(1 - call.drop, generator=draw)
+        h = h * (stays * call.scale).to(h.dtype)
+    size = h.abs().sum(dtype=torch.float32) if call.sized else torch.zeros(())
+    return dense.linear(h, w2, b2), size, [t for t in (z, factor, stays) if t is not None]
+
+
+def _dense_backward(step: _Step, kept: Any, call: Call, dsize: Tensor, wanted: Any) -> list[Any]:
+    (w1, _, w2, _, wg, _), dy, x = step.weights, step.out, step.rows
+    z, factor = kept[0], None if wg is None else kept[1]
+    scale = None if call.drop == 0 else (kept[-1] * call.scale).to(z.dtype)
+    leaf = z.detach().requires_grad_()
+    with torch.enable_grad():
+        value = leaf if call.activation.name == "relu" else call.activation(leaf)
+    h = value.detach() if factor is None else value.detach() * factor
+    h = h if scale is None else h * scale
+    found: list[Any] = [None] * 7
+    if wanted[3]:
+        found[3] = dense.linear(dy.t(), h.t(), None)
+    if wanted[4]:
+        found[4] = dy.sum(0)
+    if not any(wanted[k] for k in (0, 1, 2, 5, 6)):
+        return found
+    dh = dense.linear(dy, w2.t(), None)
+    if dsize != 0:
+        dh = dh + dsize * h.sign()
+    dh = dh if scale is None else dh * scale
+    fires = dh if factor is None else dh * factor
+    if value is leaf:
+        dz = torch.ops.aten.threshold_backward(fires, z, 0.0)
+    else:
+        (dz,) = torch.autograd.grad(value, leaf, fires)
+    maps = [(dz, w1, 1)] if factor is None else [(dz, wg, 5), (dh * value.detach(), w1, 1)]
+    for each, weight, at in maps:
+        if wanted[0]:
+            part = dense.linear(each, weight.t(), None)
+            found[0] = part if found[0] is None else found[0] + part
+        if wanted[at]:
+            found[at] = dense.linear(each.t(), x.t(), None)
+        if wanted[at + 1]:
+            found[at + 1] = each.sum(0)
+    return found
+
+
+def _again(ctx: Any, inputs: Any, kept: Any, out: Any, wanted: Any) -> list[Any]:
+    """The gradients in torch's operations, which, where autograd is on, can be differentiated."""
+    twice = torch.is_grad_enabled()
+    if not twice:
+        inputs = [None if t is None else t.detach().requires_grad_(w) for t, w in
+                  zip(inputs, wanted, strict=True)]  # fmt: skip
+    x, *weights = inputs
+    keep = _kept_by_dropout(ctx, x, weights, kept)
+    with torch.enable_grad():
+        results = plain(x, tuple(weights), ctx.call, keep)
+        some = [t for t, w in zip(inputs, wanted, strict=True) if w]
+        pairs = [(r, g) for r, g in zip(results, out, strict=True) if r.requires_grad]
+        found = iter(torch.autograd.grad(*zip(*pairs, strict=True), some, create_graph=twice,
+                                         allow_unused=True))  # fmt: skip
+    return [next(found) if w else None for w in wanted]
+
+
+def _kept_by_dropout(ctx: Any, x: Tensor, weights: Any, kept: Any) -> Tensor | None:
+    """What dropout multiplied each h with, (tokens, d_ff): of neurons that are not active any."""
+    if ctx.call.drop == 0:
+        return None
+    tokens, d_ff = x.numel() // x.shape[-1], weights[0].shape[0]
+    if not ctx.sparse:
+        return (kept[-1] * ctx.call.scale).to(x.dtype)  # type: ignore[no-any-return]
+    start, _, neuron, *_ = kept
+    keep = torch.zeros(tokens, d_ff, dtype=x.dtype)
+    token = torch.repeat_interleave(torch.arange(tokens), start.diff())
+    keep[token, neuron.long()] = ctx.call.scale
+    return keep
