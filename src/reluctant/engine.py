@@ -18,6 +18,7 @@ from reluctant.kernels.watch import any_changed
 from reluctant.narrow import Narrow
 from reluctant.nested import on_values
 from reluctant.prepared import Derived, Prepared
+from reluctant.trainer import Trainer
 from reluctant.ways import NEVER_ABOVE, Limits
 from reluctant.weights import Neurons
 
@@ -82,7 +83,7 @@ class Engine:
         self.activation = resolve(activation)  # checks what an unregistered one claims
         self.way = way
         self.forced: Limits | None = None  # limits of its own, to measure where the ways cross
-        self.calls = {"few": 0, "many": 0, "dense": 0}
+        self.calls = {"few": 0, "many": 0, "dense": 0, "training": 0}
         for name, part in (("up", up), ("down", down), ("gate", gate)):
             if part is not None and not finite(part.weight):
                 raise ReluctantError(
@@ -92,6 +93,7 @@ class Engine:
         self._start()
 
     def _start(self) -> None:
+        self.trainer = Trainer(self.neurons, self.activation, self.calls)
         self._d_model, self._weights = self.neurons.d_model, self.neurons.keys.numel()
         self._derived = Derived(self.neurons, self.activation, narrow=self.narrow)
         maps = (self.neurons.up, self.neurons.down, self.neurons.gate) if self.narrow else ()
@@ -104,7 +106,7 @@ class Engine:
     def __getstate__(self) -> dict[str, Any]:
         state = self.__dict__.copy()
         made = ("_d_model", "_weights", "_derived", "_narrow", "_turn", "_handle", "_label")
-        for cache in (*made, "_labelled"):
+        for cache in (*made, "_labelled", "trainer"):
             del state[cache]
         state["calls"] = dict(self.calls)
         return state
@@ -136,8 +138,12 @@ class Engine:
         a copy of W2 unless its rows lie on end; or 16-bit copies, as far as they were made."""
         return self._derived.bytes() + sum(narrow.memory_bytes for narrow in self._narrow)
 
-    def __call__(self, x: Tensor) -> Tensor:
-        """x: (..., d_model), also a nested tensor. Gives (..., d_model)."""
+    def __call__(self, x: Tensor, drop: float = 0.0) -> Tensor:
+        """x: (..., d_model), also a nested tensor. Gives (..., d_model).
+
+        drop: the probability of dropping an element before the second product, in a call with
+        gradients.
+        """
         if torch.compiler.is_compiling():
             if self.neurons.norm is None and not self._needs_grad(x):  # the operator has neither
                 y: Tensor = op.feed_forward(x, *self.neurons.tensors(), self._handle, self._label)
@@ -147,8 +153,7 @@ class Engine:
             return self.forward(x)
         self._check(x)
         self._derived.drop_old()
-        self.calls["dense"] += 1
-        return dense.plain(x, *self._parts())  # torch's own operations, and so its own gradients
+        return self.trainer(x, drop, sparse=self._way != "dense")
 
     def _needs_grad(self, x: Tensor) -> bool:
         return torch.is_grad_enabled() and (

@@ -28,7 +28,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from reluctant import dense
-from reluctant.activations import Activation, trained_by_kernel
+from reluctant.activations import Activation
 from reluctant.kernels import active, gradients, transpose
 from reluctant.kernels.codes import HARDSWISH
 from reluctant.kernels.sums import HUGE_PRODUCT
@@ -48,14 +48,15 @@ class Call:
     activation: one that `serves`. drop: the probability of dropping an element of the hidden
     vector. limit: the share of active neurons up to which the products go over these only. sized:
     whether somebody wants the sum of |h|, which is 0 otherwise.
-    seen: is told how many pairs of token and neuron there were, and how many were active.
+    seen: is told how many pairs of token and neuron there were, how many were active, and whether
+    the products go over these (sparse).
     """
 
     activation: Activation
     drop: float
     limit: float
     sized: bool
-    seen: Callable[[int, int], object]
+    seen: Callable[..., object]
 
     @property
     def scale(self) -> float:
@@ -71,17 +72,15 @@ class Call:
         return float(ends if self.activation.kernel == HARDSWISH else below)
 
 
-def serves(x: Tensor, weights: Weights, activation: Activation) -> bool:
-    """Whether this is a layer that can be trained here: float32 or bfloat16 all through, on the
-    CPU, and an activation whose slope the kernels know."""
-    present = [t for t in weights if t is not None]
-    return (
-        trained_by_kernel(activation)
-        and x.dtype in DTYPES
-        and x.is_cpu
-        and all(t.dtype is x.dtype and t.is_cpu for t in present)
-        and x.numel() > 0
-    )
+def unserved(x: Tensor, weights: Weights) -> str:
+    """Why such tensors are left to torch; "" if they are not."""
+    given = [t for t in (x, *weights) if t is not None]
+    if any(t.dtype is not x.dtype for t in given) or x.dtype not in DTYPES:
+        kinds = sorted({str(t.dtype).removeprefix("torch.") for t in given})
+        return f"tensors of {', '.join(kinds)}"
+    if not all(t.is_cpu and t.layout is torch.strided for t in given):
+        return "tensors that are not on the CPU, or not strided"
+    return ""
 
 
 def feed_forward(x: Tensor, weights: Weights, call: Call) -> tuple[Tensor, Tensor]:
@@ -90,20 +89,27 @@ def feed_forward(x: Tensor, weights: Weights, call: Call) -> tuple[Tensor, Tenso
     x: (..., d_model); weights: those of `Neurons.tensors`. Raises what torch raises.
     """
     seed = int(torch.empty((), dtype=torch.int64, device="cpu").random_()) if call.drop > 0 else 0
-    y, size = _FeedForward.apply(x, *weights, call, seed)  # type: ignore[no-untyped-call]
-    return y, size
+    rows = x.reshape(-1, x.shape[-1])
+    y, size = _FeedForward.apply(rows, *weights, call, seed)  # type: ignore[no-untyped-call]
+    return y.view(x.shape), size
 
 
-def plain(x: Tensor, weights: Weights, call: Call, keep: Tensor | None) -> tuple[Tensor, Tensor]:
-    """The same in torch's operations, given what dropout multiplies each h with (None: 1)."""
+def plain(
+    x: Tensor,
+    weights: Weights,
+    call: Call,
+    drop: Callable[[Tensor], Tensor],
+    norm: Callable[[Tensor], Tensor] | None = None,
+) -> tuple[Tensor, Tensor]:
+    """The same in torch's operations. drop: dropout of h, where there is any."""
     w1, b1, w2, b2, wg, bg = weights
     h = call.activation(F.linear(x, w1, b1) if wg is None else F.linear(x, wg, bg))
     if wg is not None:
         h = h * F.linear(x, w1, b1)
-    if keep is not None:
-        h = h * keep.view(h.shape)
+    if call.drop > 0:
+        h = drop(h)
     size = h.abs().sum(dtype=torch.float32) if call.sized else torch.zeros(())
-    return F.linear(h, w2, b2), size
+    return F.linear(h if norm is None else norm(h), w2, b2), size
 
 
 class _FeedForward(torch.autograd.Function):
@@ -111,35 +117,35 @@ class _FeedForward(torch.autograd.Function):
     def forward(ctx: Any, x: Tensor, *arguments: Any) -> tuple[Tensor, Tensor]:  # type: ignore[override]
         *tensors, call, seed = arguments
         weights: Any = tuple(None if t is None else t.detach() for t in tensors)
-        rows = x.detach().reshape(-1, x.shape[-1]).contiguous()
-        ctx.call, ctx.shape = call, x.shape
+        rows = x.detach().contiguous()
         lists, z = _listed(rows, weights, call, seed)
         values = None if lists is None else _values(weights[2])
-        ctx.sparse = values is not None
+        ctx.call, ctx.sparse = call, values is not None
         if lists is not None and values is not None:
             y, size, kept = _sparse_forward(rows, weights, call, lists, values)
         else:
             y, size, kept = _dense_forward(rows, weights, call, seed, z)
-        ctx.save_for_backward(x, *tensors, *kept)
-        return y.view(x.shape), size
+        # As with torch's own layers, biases may be written to before the backward pass.
+        biases = tensors[1::2]
+        ctx.biases = [(t, None if t is None else t._version) for t in biases]
+        ctx.save_for_backward(x, *tensors[::2], *kept)
+        return y, size
 
     @staticmethod
     def backward(ctx: Any, dy: Tensor, dsize: Tensor) -> Any:  # type: ignore[override]
-        x, *others = ctx.saved_tensors
-        weights, kept = tuple(others[:6]), tuple(others[6:])
+        x, w1, w2, wg, *kept = ctx.saved_tensors
         wanted = ctx.needs_input_grad[:7]
         if torch.is_grad_enabled():  # somebody differentiates this once more
-            return *_again(ctx, (x, *weights), kept, (dy, dsize), wanted), None, None
-        rows, out = (t.detach().reshape(-1, x.shape[-1]).contiguous() for t in (x, dy))
-        step = _Step(rows, tuple(None if t is None else t.detach() for t in weights), out)
+            return *_again(ctx, (x, w1, w2, wg), kept, (dy, dsize), wanted), None, None
+        weights: Any = (None if t is None else t.detach() for t in (w1, None, w2, None, wg, None))
+        step = _Step(x.detach().contiguous(), tuple(weights), dy.contiguous())
         if not ctx.sparse:
             found = _dense_backward(step, kept, ctx.call, dsize, wanted)
-        elif not _is_finite(out):
-            found = _again(ctx, (step.rows, *step.weights), kept, (out, dsize), wanted)
+        elif not _is_finite(step.out):
+            found = _again(ctx, (x, w1, w2, wg), kept, (dy, dsize), wanted)
         else:
             found = _sparse_backward(step, kept, ctx.call, float(dsize), wanted)
-        dx = None if found[0] is None else found[0].view(ctx.shape)
-        return dx, *found[1:], None, None
+        return *found, None, None
 
 
 @dataclass(frozen=True)
@@ -173,10 +179,10 @@ def _listed(rows: Tensor, weights: Any, call: Call, seed: int) -> tuple[Any, Ten
         found = active.count(as_array(z), *rule, start.numpy(), team)
         total += found
         if found > call.limit * z.numel():
-            call.seen(z.numel(), found)
+            call.seen(z.numel(), found, sparse=False)
             return None, z if first == 0 else None
         parts.append((start, *_fill(z, rule, start, team)))
-    call.seen(tokens * d_ff, total)
+    call.seen(tokens * d_ff, total, sparse=True)
     return _joined(parts), None
 
 
@@ -337,32 +343,36 @@ def _dense_backward(step: _Step, kept: Any, call: Call, dsize: Tensor, wanted: A
     return found
 
 
-def _again(ctx: Any, inputs: Any, kept: Any, out: Any, wanted: Any) -> list[Any]:
+def _again(ctx: Any, saved: Any, kept: Any, out: Any, wanted: Any) -> list[Any]:
     """The gradients in torch's operations, which, where autograd is on, can be differentiated."""
-    twice = torch.is_grad_enabled()
+    if any(t is not None and t._version != version for t, version in ctx.biases):
+        raise RuntimeError(
+            "a bias of a feed-forward layer was written to after the forward pass, which this "
+            "backward pass has to repeat: write to it after the backward pass"
+        )
+    b1, b2, bg = (t for t, _ in ctx.biases)
+    x, w1, w2, wg = saved
+    inputs, twice = [x, w1, b1, w2, b2, wg, bg], torch.is_grad_enabled()
     if not twice:
-        inputs = [None if t is None else t.detach().requires_grad_(w) for t, w in
-                  zip(inputs, wanted, strict=True)]  # fmt: skip
-    x, *weights = inputs
-    keep = _kept_by_dropout(ctx, x, weights, kept)
+        inputs = [None if t is None else t.detach().requires_grad_(w)
+                  for t, w in zip(inputs, wanted, strict=True)]  # fmt: skip
     with torch.enable_grad():
-        results = plain(x, tuple(weights), ctx.call, keep)
+        first, weights = inputs[0], tuple(inputs[1:])
+        results = plain(first, weights, ctx.call, lambda h: h * _stays(ctx, h, kept))
         some = [t for t, w in zip(inputs, wanted, strict=True) if w]
-        pairs = [(r, g) for r, g in zip(results, out, strict=True) if r.requires_grad]
-        found = iter(torch.autograd.grad(*zip(*pairs, strict=True), some, create_graph=twice,
-                                         allow_unused=True))  # fmt: skip
+        reached, gradients = zip(
+            *[(r, g) for r, g in zip(results, out, strict=True) if r.requires_grad], strict=True
+        )
+        found = iter(torch.autograd.grad(reached, some, gradients, create_graph=twice))
     return [next(found) if w else None for w in wanted]
 
 
-def _kept_by_dropout(ctx: Any, x: Tensor, weights: Any, kept: Any) -> Tensor | None:
-    """What dropout multiplied each h with, (tokens, d_ff): of neurons that are not active any."""
-    if ctx.call.drop == 0:
-        return None
-    tokens, d_ff = x.numel() // x.shape[-1], weights[0].shape[0]
+def _stays(ctx: Any, h: Tensor, kept: Any) -> Tensor:
+    """What dropout multiplied each h with; of neurons that are not active any number."""
     if not ctx.sparse:
-        return (kept[-1] * ctx.call.scale).to(x.dtype)  # type: ignore[no-any-return]
+        return (kept[-1] * ctx.call.scale).to(h.dtype).view(h.shape)  # type: ignore[no-any-return]
     start, _, neuron, *_ = kept
-    keep = torch.zeros(tokens, d_ff, dtype=x.dtype)
-    token = torch.repeat_interleave(torch.arange(tokens), start.diff())
-    keep[token, neuron.long()] = ctx.call.scale
-    return keep
+    found = torch.zeros(len(start) - 1, h.shape[-1], dtype=h.dtype)
+    token = torch.repeat_interleave(torch.arange(len(found)), start.diff())
+    found[token, neuron.long()] = ctx.call.scale
+    return found.view(h.shape)

@@ -45,6 +45,7 @@ def forget() -> None:
     """Choose the table anew when it is next needed: for a process that has written one."""
     in_use.cache_clear()
     limits.cache_clear()
+    training_limit.cache_clear()
 
 
 @lru_cache(maxsize=4096)
@@ -73,3 +74,14 @@ def look_up(table: tables.Table, dtype: str, weights: int, tokens: int) -> Limit
 def _next(entries: dict[str, Any], size: int) -> str:
     keys = sorted(entries, key=int)
     return keys[min(bisect_left([int(key) for key in keys], size), len(keys) - 1)]
+
+
+@lru_cache(maxsize=1024)
+def training_limit(dtype: str, tokens: int) -> float:
+    """The share of active neurons up to which a training step goes over these only; 0: never.
+
+    dtype: "float32" or "bfloat16". Of the next larger number of tokens that was measured; beyond,
+    of the largest.
+    """
+    measured = in_use().table["training"].get(dtype, {"1": 0.0})
+    return float(measured[_next(measured, tokens)])

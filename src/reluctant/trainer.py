@@ -1,0 +1,96 @@
+"""What one layer's training goes by, call by call: which way, which dtype, what is counted."""
+
+import logging
+from typing import Protocol
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from reluctant import training, ways
+from reluctant.activations import Activation, trained_by_kernel
+from reluctant.weights import Neurons
+
+_log = logging.getLogger("reluctant")
+_MOMENTUM = 0.1  # of the running density, as of a batch norm's statistics
+
+
+class Penalty(Protocol):
+    """Who wants the sum of |h| of every call."""
+
+    def add(self, trainer: "Trainer", size: Tensor, pairs: int) -> None:
+        """Take one call's: `pairs` of token and neuron."""
+
+
+class Trainer:
+    """Calls with gradients of `down(f(up(x)))`, or of a gated layer.
+
+    density: the running share of active neurons in training; None before the first counted call.
+    penalty: who is told the size of the hidden vectors. calls: the engine's, counted here, too.
+    """
+
+    def __init__(self, neurons: Neurons, activation: Activation, calls: dict[str, int]) -> None:
+        self.neurons, self.activation, self.calls = neurons, activation, calls
+        self.density: float | None = None
+        self.penalty: Penalty | None = None
+        self._said = set[str]()
+
+    @property
+    def why_torch(self) -> str:
+        """Why torch trains the layer, whatever the call; "" if the kernels do."""
+        dtype = self.neurons.keys.dtype
+        if self.neurons.norm is not None:
+            return "a norm stands before its last map"
+        if self.activation.zero_below is None:
+            return f"{self.activation.name} has no range where it is exactly zero"
+        if not trained_by_kernel(self.activation):
+            return f"no kernel knows the slope of {self.activation.name}"
+        if dtype not in training.DTYPES:
+            return f"{str(dtype).removeprefix('torch.')} weights"
+        return ""
+
+    def __call__(self, x: Tensor, drop: float, *, sparse: bool = True) -> Tensor:
+        """The layer with gradients. x: (..., d_model). sparse: unless the dense way is pinned."""
+        weights = self.neurons.tensors()
+        if torch.is_autocast_enabled("cpu"):
+            kind = torch.get_autocast_dtype("cpu")
+            x, *cast = (None if t is None else t.to(kind) for t in (x, *weights))  # type: ignore[assignment]
+            with torch.autocast("cpu", enabled=False):
+                return self._step(x, tuple(cast), drop, sparse=sparse)
+        return self._step(x, weights, drop, sparse=sparse)
+
+    def _step(self, x: Tensor, weights: training.Weights, drop: float, *, sparse: bool) -> Tensor:
+        tokens, pairs = x.numel() // max(x.shape[-1], 1), weights[0].shape[0]
+        name = str(x.dtype).removeprefix("torch.")
+        limit = ways.training_limit(name, tokens) if sparse and tokens else 0.0
+        why = self.why_torch or training.unserved(x, weights)
+        call = training.Call(self.activation, drop, limit, self.penalty is not None, self._count)
+        if why or limit == 0 or self.neurons.norm is not None:
+            if why:
+                self.say(f"trained by torch: {why}")
+            y, size = self._plain(x, weights, call)
+            self.calls["dense"] += 1
+        else:
+            y, size = training.feed_forward(x, weights, call)
+        if self.penalty is not None:
+            self.penalty.add(self, size, tokens * pairs)
+        return y
+
+    def _plain(
+        self, x: Tensor, weights: training.Weights, call: training.Call
+    ) -> tuple[Tensor, Tensor]:
+        norm = self.neurons.norm
+        return training.plain(x, weights, call, lambda h: F.dropout(h, call.drop), norm)
+
+    def _count(self, pairs: int, active: int, *, sparse: bool) -> None:
+        share = active / pairs
+        before = share if self.density is None else self.density
+        self.density = before + _MOMENTUM * (share - before)
+        self.calls["training" if sparse else "dense"] += 1
+
+    def say(self, what: str) -> None:
+        """Log it, once a layer."""
+        if what not in self._said:
+            self._said.add(what)
+            w1 = self.neurons.keys
+            _log.info("feed-forward layer %d/%d: %s", w1.shape[1], w1.shape[0], what)
