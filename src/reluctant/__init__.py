@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from reluctant.activations import Activation, thresholded_relu
     from reluctant.activations import names as activation_names
     from reluctant.activations import register as register_activation
+    from reluctant.activity import ActivityPenalty, activity_penalty, density
     from reluctant.feedforward import FeedForward
     from reluctant.generation.decoding import decoding, generate
     from reluctant.surgery.optimize import optimize, refresh, restore
@@ -32,13 +33,16 @@ __version__ = "0.1.0"
 
 __all__ = [
     "Activation",
+    "ActivityPenalty",
     "Entry",
     "FeedForward",
     "ReluctantError",
     "ReluctantWarning",
     "Report",
     "activation_names",
+    "activity_penalty",
     "decoding",
+    "density",
     "generate",
     "optimize",
     "refresh",
@@ -54,6 +58,9 @@ if not TYPE_CHECKING:  # a type checker would take any name for one that there i
         "activation_names": ("activations", "names"),
         "register_activation": ("activations", "register"),
         "thresholded_relu": ("activations", "thresholded_relu"),
+        "ActivityPenalty": ("activity", "ActivityPenalty"),
+        "activity_penalty": ("activity", "activity_penalty"),
+        "density": ("activity", "density"),
         "FeedForward": ("feedforward", "FeedForward"),
         "Entry": ("surgery", "Entry"),
         "Report": ("surgery", "Report"),
