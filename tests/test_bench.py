@@ -435,7 +435,7 @@ def test_the_table_is_legible_in_80_columns() -> None:
             peers={"eager": 23456.0, "ONNX Runtime int8": 98765.0},
             approximate=["ONNX Runtime int8"],
             ratio_int8=1.5,
-            ways={"few": 9, "many": 0, "dense": 0},
+            ways={"few": 9, "many": 0, "dense": 0, "training": 0},
             d_model=4096,
             d_ff=16384,
         )
@@ -460,7 +460,7 @@ def test_the_table_is_legible_in_80_columns() -> None:
     ],
 )
 def test_a_try_in_vain_is_paid_for(tried: tuple[float, float, float], seconds: float) -> None:
-    ways = {"few": 1.0, "screen": 2.0, "many": 4.0, "dense": 8.0}
+    ways = {"few": 1.0, "screen": 2.0, "many": 4.0, "dense": 8.0, "training": 0}
     vain = {"few in vain": 8.5, "screen in vain": 9.0, "many in vain": 10.0}
     cell = fit.Cell("float32", 1, 1, 0.1, 0.2, 0.3, ways | vain)
     assert fit.expected(cell, Limits(*tried)) == seconds

@@ -38,7 +38,7 @@ def bench_result(error: float) -> reluctant.bench.Result:
         achieved=50e9,
         limit=100e9,
         errors={"ours": 3e-7, "eager": 3e-7, "oneDNN": error},
-        ways={"few": 9, "many": 0, "dense": 0},
+        ways={"few": 9, "many": 0, "dense": 0, "training": 0},
         missing={"OpenVINO": "No module named 'openvino'"},
     )
     return reluctant.bench.Result([row], memory_bandwidth=40e9, load=0.0, precision="highest")

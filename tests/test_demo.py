@@ -206,7 +206,7 @@ def made_up(
         layers=[
             Layer(
                 *("transformer.encoder.layers.0", 0.043, 0.049, 256, 90.0, 20.0),
-                {"few": 5, "many": 4, "dense": 0},
+                {"few": 5, "many": 4, "dense": 0, "training": 0},
             )
         ],
         batch_size=1,
@@ -238,7 +238,7 @@ def test_the_command_prints_and_writes_what_it_found(
     assert "NO" not in done.stdout
     written = json.loads(file.read_text())
     assert written["seconds"] == {"package": 3.0, "cached": 1.5, "engine": 1.0}
-    assert written["layers"][0]["calls"] == {"few": 5, "many": 4, "dense": 0}
+    assert written["layers"][0]["calls"] == {"few": 5, "many": 4, "dense": 0, "training": 0}
     _, asked = command(monkeypatch, made_up(), "--sentences", "3")
     assert asked == [sentences(3)]
 

@@ -68,9 +68,9 @@ def test_every_activation_at_one_few_and_many_tokens(activation, gated):
         for shape in ((64,), (1, 64), (3, 2, 64), (2, 50, 64), (0, 64)):
             x = torch.randn(shape)
             close(layer.engine(x), layer(x))
-    expected = {"few": 0, "many": 0, "dense": 5}
+    expected = {"few": 0, "many": 0, "dense": 5, "training": 0}
     if activation in SERVED:
-        expected = {"few": 3, "many": 0 if gated else 1, "dense": 2 if gated else 1}
+        expected = {"few": 3, "many": 0 if gated else 1, "dense": 2 if gated else 1, "training": 0}
     assert layer.engine.calls == expected
     assert (layer.engine.memory_bytes > 0) is (activation in SERVED)
 
@@ -83,7 +83,7 @@ def test_every_way_serves_every_number_of_tokens(way, tokens, bias):
     layer.engine.way = way
     with torch.no_grad():
         close(layer.engine(x), layer(x))
-    assert layer.engine.calls == {"few": 0, "many": 0, "dense": 0} | {way: 1}
+    assert layer.engine.calls == {"few": 0, "many": 0, "dense": 0, "training": 0} | {way: 1}
 
 
 @given(st.integers(1, 40), st.sampled_from([1, 8, 33]), st.sampled_from([1, 30, 256]))
@@ -157,7 +157,7 @@ def test_a_dense_layer_is_served_densely():
         for tokens in (1, 100):
             x = torch.randn(tokens, 64)
             close(layer.engine(x), layer(x))
-    assert layer.engine.calls == {"few": 0, "many": 0, "dense": 2}
+    assert layer.engine.calls == {"few": 0, "many": 0, "dense": 2, "training": 0}
 
 
 @pytest.mark.filterwarnings("ignore:The PyTorch API of nested tensors:UserWarning")

@@ -366,7 +366,7 @@ def test_an_error_in_making_it_leaves_nothing_half_done(monkeypatch):
         with pytest.raises(MemoryError):
             layer.engine(x)
     close(layer.engine(x), layer(x))
-    assert layer.engine.calls == {"few": 1, "many": 0, "dense": 0}
+    assert layer.engine.calls == {"few": 1, "many": 0, "dense": 0, "training": 0}
 
 
 def test_a_refresh_while_it_is_being_made_is_not_lost(monkeypatch):

@@ -29,7 +29,7 @@ def _seeded() -> None:
     torch.manual_seed(0)
 
 
-PARTS = ["linear1", "activation", "dropout", "linear2", "dropout2"]
+PARTS = ["linear1", "activation", "dropout", "linear2", "dropout3"]
 
 
 @pytest.mark.parametrize("part", PARTS)

@@ -221,8 +221,9 @@ def test_dropouts_act() -> None:
                 torch.manual_seed(1)
                 ours = layer(drawn(9, D))
                 torch.manual_seed(1)
-                same(ours, twin(drawn(9, D)))
-        served = 0 if between else 2  # what acts behind the layer does not matter
+                if not (gradients and between):  # those of the active neurons are drawn anew
+                    same(ours, twin(drawn(9, D)))
+        served = 1 if between else 2  # what acts behind the layer does not matter
         assert calls(layer) == served
         same(layer.eval()(drawn(3, D)), twin.eval()(drawn(3, D)))
         assert calls(layer) == served + 1
@@ -230,7 +231,8 @@ def test_dropouts_act() -> None:
     same(layer.train()(drawn(3, D)), twin.train()(drawn(3, D)))
     assert calls(layer) == 1
     layer.activation_dropout = 0.5
-    layer(drawn(3, D))
+    with torch.no_grad():
+        layer(drawn(3, D))
     assert calls(layer) == 1
 
 
@@ -251,10 +253,13 @@ def test_parts_are_what_they_were_for_everyone_else() -> None:
     same(layer(x), twin(x))
     layer.activation_fn = twin.activation_fn = F.relu
     with torch.autocast("cpu", torch.bfloat16):  # the original code: which weights it casts is its
-        torch.testing.assert_close(layer(x), twin(x), rtol=1e-2, atol=1e-2)
-    assert calls(layer) == 1
-    same(layer(x), twin(x))
+        with torch.no_grad():
+            torch.testing.assert_close(layer(x), twin(x), rtol=1e-2, atol=1e-2)
+        assert calls(layer) == 1
+        torch.testing.assert_close(layer(x), twin(x), rtol=1e-2, atol=1e-2)  # the trainer casts
     assert calls(layer) == 2
+    same(layer(x), twin(x))
+    assert calls(layer) == 3
 
 
 class Doubled(nn.Linear):

@@ -117,9 +117,9 @@ def _twice(m: nn.Module, x: Tensor) -> Tensor:
     return torch.autograd.grad(first.square().sum(), x)[0]
 
 
-WATCHED = [_vmap, _per_sample, _functional, _dual, _jit, _autocast, _flops, _counted, _symbolic]
+WATCHED = [_vmap, _per_sample, _functional, _dual, _jit, _flops, _counted, _symbolic]
 WATCHED += [_exported, _exported_strictly]
-SERVED = [_checkpointed, _twice]
+SERVED = [_checkpointed, _twice, _autocast]
 
 
 @pytest.mark.parametrize("tool", WATCHED + SERVED, ids=lambda tool: tool.__name__[1:])

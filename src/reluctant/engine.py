@@ -149,7 +149,7 @@ class Engine:
                 y: Tensor = op.feed_forward(x, *self.neurons.tensors(), self._handle, self._label)
                 return y
             return dense.plain(x, *self._parts())
-        if not self._needs_grad(x):
+        if not drop and not self._needs_grad(x):
             return self.forward(x)
         self._check(x)
         self._derived.drop_old()

@@ -68,8 +68,8 @@ class Trainer:
         if why or limit == 0 or self.neurons.norm is not None:
             if why:
                 self.say(f"trained by torch: {why}")
-            y, size = self._plain(x, weights, call)
             self.calls["dense"] += 1
+            y, size = self._plain(x, weights, call)
         else:
             y, size = training.feed_forward(x, weights, call)
         if self.penalty is not None:

@@ -25,7 +25,8 @@ def agree(site: Site, x: Tensor, ours: Tensor, theirs: Tensor) -> bool:
     wide layers, 16 at least), evenly spread, and at elements of theirs that are finite: NaN and
     infinities in x leave nothing to compare.
     """
-    if ours.dtype != theirs.dtype or ours.is_nested != theirs.is_nested:
+    theirs_in = theirs.dtype
+    if ours.dtype != theirs_in or ours.is_nested != theirs.is_nested:
         return False
     if not ours.is_nested and ours.shape != theirs.shape:
         return False
@@ -36,7 +37,8 @@ def agree(site: Site, x: Tensor, ours: Tensor, theirs: Tensor) -> bool:
     taken = min(count, MOST, max(FEWEST, LOOKS // site.d_ff))
     picked = torch.linspace(0, count - 1, taken, device="cpu").round().long()
     x, ours, theirs = x[picked].double(), ours[picked].double(), theirs[picked].double()
-    slack = _slack(site, x)
+    # Under autocast all is rounded to its dtype.
+    slack = _slack(site, x, max(site.up.weight.dtype, theirs_in, key=lambda t: torch.finfo(t).eps))
     counts = theirs.isfinite() & slack.isfinite()
     return bool(((ours - theirs).abs() <= slack)[counts].all())
 
@@ -48,7 +50,7 @@ def _tokens(x: Tensor) -> Tensor:
     return x.detach().reshape(-1, x.shape[-1])
 
 
-def _slack(site: Site, x: Tensor) -> Tensor:
+def _slack(site: Site, x: Tensor, dtype: torch.dtype) -> Tensor:
     """How far two orders of evaluation may be apart, per element: (tokens, d_model), float64.
 
     x: (tokens, d_model), float64. Rounding errors are followed through the layer as independent
@@ -57,22 +59,24 @@ def _slack(site: Site, x: Tensor) -> Tensor:
     to either side, which covers any slope. Follows Higham & Mary 2019, "A New Approach to
     Probabilistic Rounding Error Analysis".
     """
-    info = torch.finfo(site.up.weight.dtype)
+    info = torch.finfo(dtype)
     unit = min(info.eps, torch.finfo(torch.float32).eps)
     products = torch.backends.mkldnn.matmul  # type: ignore[attr-defined]
     short = _SHORT.get(products.fp32_precision, 0.0)
+    if dtype is not site.up.weight.dtype:  # the factors, too
+        short = max(short, info.eps)
     y, variance = x.new_zeros(x.shape), x.new_zeros(x.shape)
     squares, loose = x.new_zeros(len(x), 1), x.new_zeros(len(x), 1)
     neurons = max(PIECE // site.d_model, 1)
     for start in range(0, site.d_ff, neurons):
         piece = slice(start, start + neurons)
-        z, z_error = _product(site.gate or site.up, x, piece, short)
+        z, z_error = _product(site.gate or site.up, x, piece, short, info.eps)
         h = site.activation(z)
         h_error = unit * z.abs() + info.tiny
         for side in (z - z_error, z + z_error):
             h_error = torch.maximum(h_error, (site.activation(side) - h).abs())
         if site.gate is not None:
-            u, u_error = _product(site.up, x, piece, short)
+            u, u_error = _product(site.up, x, piece, short, info.eps)
             h, h_error = h * u, h_error * (u.abs() + u_error) + h.abs() * u_error
         h_error = h_error + info.eps * h.abs()
         if site.norm is not None:
@@ -94,12 +98,17 @@ def _slack(site: Site, x: Tensor) -> Tensor:
     return SIGMAS * (variance.sqrt() + relative * y.abs() + info.tiny)
 
 
-def _product(linear: nn.Linear, x: Tensor, piece: slice, short: float) -> tuple[Tensor, Tensor]:
-    """Some neurons' pre-activations and their errors, both (tokens, neurons), float64."""
+def _product(
+    linear: nn.Linear, x: Tensor, piece: slice, short: float, eps: float
+) -> tuple[Tensor, Tensor]:
+    """Some neurons' pre-activations and their errors, both (tokens, neurons), float64.
+
+    short: what the factors are rounded to; eps: the results.
+    """
     info = torch.finfo(linear.weight.dtype)
     rows = linear.weight[piece].double()
     bias = 0.0 if linear.bias is None else linear.bias[piece].double()
     z = x @ rows.T + bias
     length = (x**2 @ (rows**2).T + bias**2).sqrt()
     many = min(info.eps, torch.finfo(torch.float32).eps) * math.sqrt(linear.in_features)
-    return z, (info.eps + many) * z.abs() + (many + short) * length + info.tiny
+    return z, (eps + many) * z.abs() + (many + short) * length + info.tiny

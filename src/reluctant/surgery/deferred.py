@@ -64,7 +64,7 @@ class Deferred(Tensor):
             if func in _METADATA:
                 with _plain():
                     return func(*args, **kwargs)
-            if _hands_on(func, first, args, kwargs):
+            if _hands_on(func, first, args, kwargs) or _drops(func, first, args, kwargs):
                 return first
         name = getattr(func, "__name__", str(func))
         args, kwargs = tree_map_only(Deferred, lambda t: resolve(t, name), (args, kwargs))
@@ -119,6 +119,20 @@ def _hands_on(func: Any, first: Deferred, args: Any, kwargs: Any) -> bool:
         finally:
             del first.__dict__["trying"]
     return False
+
+
+def _drops(func: Any, first: Deferred, args: Any, kwargs: Any) -> bool:
+    """Whether func is a dropout of what the activation returns, in training: then it is noted, and
+    part of what the tensor stands for."""
+    held = first.__dict__
+    if func is not F.dropout or held["role"] != "active" or "drop" in held:
+        return False
+    if not (torch.is_grad_enabled() and held["modes"][0]):
+        return False
+    held["drop"], _, _ = _dropout(*args[1:], **kwargs)
+    compute = held["compute"]
+    held["compute"] = lambda: F.dropout(compute(), held["drop"])
+    return True
 
 
 def _dropout(

@@ -1,6 +1,7 @@
 """Finds the feed-forward layers of live modules, and says what keeps others from being served."""
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -9,6 +10,7 @@ from torch.nn.modules.dropout import _DropoutNd
 
 from reluctant.activations import Activation, identify
 from reluctant.feedforward import FeedForward
+from reluctant.surgery.dropout import placed
 from reluctant.surgery.forms import Form, fits, inside, whole
 from reluctant.surgery.leftover import leftover
 from reluctant.surgery.prove import prove
@@ -168,7 +170,7 @@ def _site(module: nn.Module, form: Form) -> Site:
                 refused=True,
             )
     dropouts, scalars = _switches(module, form)
-    return Site(
+    site = Site(
         *(form.method, as_linear(up), as_linear(down)),
         None if gate is None else as_linear(gate),
         activation,
@@ -184,6 +186,10 @@ def _site(module: nn.Module, form: Form) -> Site:
         norm=form.norm,
         inplace=form.row is not None and _writes(form.live),
     )
+    if form.row is not None:
+        return site  # what its forward drops is seen in each call
+    between, after = placed(module, site)
+    return replace(site, between=between, after=after)
 
 
 def _writes(live: Any) -> bool:

@@ -107,11 +107,12 @@ def _torch_layer(layer: nn.TransformerEncoderLayer | nn.TransformerDecoderLayer)
     code = getattr(cls.forward, "__code__", None)
     if code is not None and not {"_ff_block", "forward"} & set(code.co_names):
         raise Unfit("has a forward of its own that calls neither _ff_block nor torch's forward")
-    for name in ("linear1", "dropout", "linear2", "dropout2"):
+    last = "dropout2" if isinstance(layer, nn.TransformerEncoderLayer) else "dropout3"
+    names = ["linear1", "dropout", "linear2", last]
+    for name in names:
         if layer._modules.get(name) is None:
             raise Unfit(f"has no submodule {name}")
     live = layer.activation
-    names = ["linear1", "dropout", "linear2", "dropout2"]
     # A copy of a decoder layer has F.relu as an attribute that hides the submodule (torch 2.13), so
     # that the attribute has to stay absent, too.
     attribute = Attribute(None, "activation", layer.__dict__.get("activation"))

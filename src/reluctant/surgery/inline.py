@@ -13,7 +13,8 @@ from torch.utils._pytree import tree_map_only
 from reluctant.engine import Engine
 from reluctant.surgery.agree import agree
 from reluctant.surgery.deferred import Deferred, resolve
-from reluctant.surgery.seat import Seat
+from reluctant.surgery.modes import casting
+from reluctant.surgery.seat import Seat, kind_of
 from reluctant.surgery.site import Site, Unfit, raw
 from reluctant.surgery.standin import plain, stand_in
 from reluctant.surgery.still import still
@@ -63,7 +64,8 @@ def _note(
     """Remember what a call has shown: whether the layer can be served, and in compiled code."""
     seat.noted += 1
     key = key_of(seat.site, module, args, kwargs)
-    seat.proved[key] = seat.proved.get(key, True) and serving.done and not serving.touched
+    shown = serving.done and not (serving.touched or serving.dropped)
+    seat.proved[key] = seat.proved.get(key, True) and shown
     if serving.elsewhere:
         seat.twin = None  # what compiled code calls cannot tell one use from the other
     if serving.done:
@@ -156,7 +158,8 @@ class Serving:
 
     done: the second map got what it has to get. touched: what else used that, in words; wrong: the
     engine differed from the original parts. elsewhere: the forward also uses the activation for
-    something else, or asks for more of the parts than their results.
+    something else, or asks for more of the parts than their results. dropped: it drops some of what
+    comes to the second map.
     """
 
     compiled = False
@@ -164,7 +167,7 @@ class Serving:
     def __init__(self, site: Site, seat: Seat | None) -> None:
         self.site, self.seat = site, seat
         self.touched = ""
-        self.done = self.wrong = self.elsewhere = False
+        self.done = self.wrong = self.elsewhere = self.dropped = False
         self._made: list[weakref.ref[Deferred]] = []
 
     def run(self, forward: Callable[..., Any], module: nn.Module, args: Any, kwargs: Any) -> Any:
@@ -184,11 +187,17 @@ class Serving:
     def up(self, x: Tensor) -> Tensor:
         up = raw(self.site.up)
         takes = self.site.takes if self.seat is None else self.seat.takes
-        if not takes(x) or x.is_nested or torch.is_autocast_enabled("cpu"):
+        if not takes(x) or x.is_nested:
             return up(x)  # type: ignore[no-any-return]
+        kind = casting()
         # a copy, as the caller's may change before it is used, or be changed through this one
-        given = x.clone()
-        return self._make(given, "up", lambda: up(given))
+        given = x.clone() if kind is None else x.to(kind, copy=True)
+
+        def compute() -> Tensor:
+            with torch.autocast("cpu", kind, enabled=kind is not None):
+                return up(given)  # type: ignore[no-any-return]
+
+        return self._make(given, "up", compute)
 
     def activation(self, z: Tensor) -> Tensor:
         live: Any = self.site.live
@@ -209,14 +218,18 @@ class Serving:
         x, seat = h.__dict__["given"], self.seat
         if seat is None:  # what comes out is not looked at, only what is done with what is between
             return torch.clone(x)
-        y = seat.engine(x)
-        if seat.checked is not x.dtype:
+        drop = h.__dict__.get("drop", 0.0)
+        if drop > 0:  # with noise in it there is nothing to compare
+            self.dropped = True
+            return seat.engine(x, drop)
+        y, kind = seat.engine(x), kind_of(x)
+        if kind not in seat.checked:
             with torch.no_grad():
                 theirs = self.site.original(x)
             if not agree(self.site, x, y, theirs):
                 self.wrong = True
                 return self.site.original(x)
-            seat.checked = x.dtype
+            seat.checked |= {kind}
         return y
 
     def _make(self, given: Tensor, role: str, compute: Callable[[], Tensor]) -> Deferred:

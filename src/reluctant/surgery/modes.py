@@ -22,7 +22,17 @@ def is_watched() -> bool:
     """Whether something transforms, casts, exports or counts operations, which an engine would
     hide.
     """
-    if _casts("cpu") or (_functions() and _sees()):
+    return _casts("cpu") or is_changed()
+
+
+def casting() -> torch.dtype | None:
+    """What autocast makes of products' factors; None if it is off."""
+    return torch.get_autocast_dtype("cpu") if _casts("cpu") else None
+
+
+def is_changed() -> bool:
+    """`is_watched`, but for casts."""
+    if _functions() and _sees():
         return True
     if _is_compiling():
         return torch.compiler.is_exporting()  # exported programs run without this library

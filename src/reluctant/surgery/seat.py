@@ -9,21 +9,30 @@ from torch import nn
 from reluctant.engine import Engine
 from reluctant.errors import ReluctantWarning
 from reluctant.surgery.find import examine
-from reluctant.surgery.modes import is_watched, plainly
+from reluctant.surgery.modes import casting, is_changed, plainly
 from reluctant.surgery.site import Site
 from reluctant.surgery.standin import plain
 from reluctant.surgery.state import KEY, State
 
 __all__ = ["KEY", "Seat"]
 MOST_TRIES = 8
-_UNKNOWN = {"checked": None, "state": None, "refuted": None, "tries": 0}
+_UNKNOWN = {"checked": frozenset(), "refused": frozenset(), "state": None, "refuted": None, "tries": 0}
 _UNKNOWN |= {"context": None, "noted": 0, "touched": 0}
+
+
+Kind = tuple[torch.dtype, torch.dtype | None]
+
+
+def kind_of(x: Any) -> Kind:
+    """The dtypes of a tensor and of autocast."""
+    return x.dtype, casting()
 
 
 class Seat:
     """What a served module keeps in its `__dict__`.
 
-    checked: the dtype in which a real call has been compared with the original's result, if any.
+    checked: the dtypes, of x and of autocast, in which a real call has been compared with the
+        original's result; refused: those in which it differed, under autocast.
     state, refuted: the states of the module in which it has been shown to be this layer, and to be
         something else, the last of each; tries: how often that was looked into.
     fused: the module's `activation_relu_or_gelu`, which is 0 as long as it is served: torch's
@@ -46,7 +55,8 @@ class Seat:
 
     def forget(self) -> None:
         """Forget what was proved and checked: it is done again at the next call."""
-        self.checked: torch.dtype | None = None
+        self.checked: frozenset[Kind] = frozenset()
+        self.refused: frozenset[Kind] = frozenset()
         self.state: State | None = None
         self.refuted: State | None = None
         self.tries = self.noted = self.touched = 0
@@ -57,13 +67,20 @@ class Seat:
         if not (self.ready(module) and self.takes(x)):
             return False
         site = self.site  # `ready` may have proved a new one
-        return (site.trains or not module.training) and not site.drops()
+        if (module.training and not site.trains) or kind_of(x) in self.refused:
+            return False
+        if not site.drops():
+            return True
+        able = torch.is_grad_enabled() and not torch.compiler.is_compiling()
+        return able and site.drops_only_there()
 
     def ready(self, module: nn.Module) -> bool:
         """Whether the engine may take calls of the module as it is now, whatever the input."""
         site, state = self.site, self.state
-        if is_watched() or not site.whole(module) or site.observed():
+        if is_changed() or not site.whole(module) or site.observed():
             return False
+        if casting() and (torch.compiler.is_compiling() or not torch.is_grad_enabled()):
+            return False  # a cast is for the trainer
         if torch.compiler.is_compiling():
             return state is not None and state.dtype is site.dtype and state.holds_traced(module)
         if state is not None and state.dtype is site.dtype and state.holds(module):
@@ -82,7 +99,8 @@ class Seat:
         with plainly():
             found = examine(plain(module, type(module)._unserved))  # type: ignore[attr-defined]
         if isinstance(found, Site) and found.same(site):
-            self.site, self.state, self.checked = found, state, None
+            self.site, self.state = found, state
+            self.checked = self.refused = frozenset()
             return True
         self.refuted = state
         return False

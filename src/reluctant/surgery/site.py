@@ -61,6 +61,8 @@ class Site:
     dropouts: those that may act in between.
     inplace: whether an inline layer's activation writes into what it gets.
     scalars: (holder, name) of the numbers and flags that an inline layer's forward may go by.
+    between, after: those of them that are known to act on what comes to the second map, and on the
+    result.
     weighed: the modules that hold the weights.
 
     Holds no reference to the module itself, as that would be a cycle and keep its weights alive.
@@ -82,6 +84,8 @@ class Site:
     scalars: tuple[tuple[nn.Module | None, str], ...] = ()
     norm: nn.Module | None = None
     inplace: bool = False
+    between: nn.Dropout | None = None
+    after: nn.Dropout | None = None
     weighed: tuple[nn.Module, ...] = field(init=False)
 
     def __post_init__(self) -> None:
@@ -165,6 +169,11 @@ class Site:
                 return True
         return False
 
+    def drops_only_there(self) -> bool:
+        """Whether all dropouts that would act now are the ones whose places are known."""
+        places = (self.between, self.after)
+        return all(d in places for d in self.dropouts if d.training and d.p > 0)
+
     def original(self, x: Tensor) -> Tensor:
         """An inline layer's own result, without what its forward does besides."""
         live: Any = self.live
@@ -189,15 +198,17 @@ class Site:
         )
 
     def takes(self, x: object) -> bool:
-        """Whether x and the weights as they are now go together, in the plain way."""
+        """Whether x and the weights as they are now go together, in the plain way or by autocast."""
         if type(x) is not Tensor:  # subclasses and tracers want to see the plain operations
             return False
-        dtype = x.dtype
+        dtype = self.dtype if torch.is_autocast_enabled("cpu") else x.dtype
         for part in self.weighed:
             weight = part._parameters.get("weight")
             # not pruned, quantised in place, in a functional_call ...
             if type(weight) is not nn.Parameter or weight.dtype is not dtype:
                 return False
+        if not x.is_floating_point():
+            return False
         if not x.is_cpu:
             return False
         if x.is_nested:

@@ -14,6 +14,7 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from reluctant.engine import Engine
@@ -21,7 +22,7 @@ from reluctant.surgery.agree import agree
 from reluctant.surgery.inline import call as call_inline
 from reluctant.surgery.inline import seat_with
 from reluctant.surgery.linears import HeadSeat, MapSeat, head_of
-from reluctant.surgery.seat import KEY, Seat
+from reluctant.surgery.seat import KEY, Seat, kind_of
 from reluctant.surgery.site import Site, Unfit, raw
 from reluctant.transformer.attention import MultiHeadAttention
 
@@ -111,7 +112,11 @@ def _override(original: type[nn.Module], method: str) -> Callable[..., Any]:
         x: Any = args[0] if args else kwargs.get(keyword)
         if not seat.serves(self, x):
             return current(self, *args, **kwargs)
-        if seat.checked is x.dtype or torch.compiler.is_compiling():
+        if torch.compiler.is_compiling():
+            return seat.engine(x)
+        if seat.site.drops():  # with noise in it there is nothing to compare
+            return _dropping(seat, x)
+        if kind_of(x) in seat.checked:
             return seat.engine(x)
         return _first(self, seat, x, functools.partial(current, self))
 
@@ -126,15 +131,29 @@ def _first(module: nn.Module, seat: Seat, x: Tensor, original: Callable[[Tensor]
     The original runs without gradients, so that a checkpoint that recomputes this call saves the
     same tensors then as now.
     """
-    y = seat.engine(x)
+    y, kind = seat.engine(x), kind_of(x)
     with torch.no_grad():
         theirs = original(x)
     if isinstance(theirs, Tensor) and agree(seat.site, x, y, theirs):
-        seat.checked = x.dtype
+        seat.checked |= {kind}
         return y
+    if kind[1] is not None:  # casts of its own: it may still be the layer without autocast
+        seat.refused |= {kind}
+        seat.engine.trainer.say("computed by torch under autocast: its own result is another")
+        return original(x)
     take_out(module)
     seat.warn(module, stacklevel=4)
     return original(x)
+
+
+def _dropping(seat: Seat, x: Tensor) -> Tensor:
+    """The layer with its dropouts, in training: the first one on the active neurons alone."""
+    drop, after = (
+        part.p if part is not None and part.training else 0.0
+        for part in (seat.site.between, seat.site.after)
+    )
+    y = seat.engine(x, drop)
+    return F.dropout(y, after) if after > 0 else y
 
 
 def seat_of(module: nn.Module) -> Seat | None:
