@@ -7,7 +7,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from reluctant import dense, invariant, op, ways
+from reluctant import dense, invariant, op, op_training, training, ways
 from reluctant.activations import Activation, resolve
 from reluctant.errors import ReluctantError
 from reluctant.freshness import finite
@@ -145,15 +145,28 @@ class Engine:
         gradients.
         """
         if torch.compiler.is_compiling():
-            if self.neurons.norm is None and not self._needs_grad(x):  # the operator has neither
-                y: Tensor = op.feed_forward(x, *self.neurons.tensors(), self._handle, self._label)
-                return y
-            return dense.plain(x, *self._parts())
+            return self._compiled(x)
         if not drop and not self._needs_grad(x):
             return self.forward(x)
         self._check(x)
         self._derived.drop_old()
         return self.trainer(x, drop, sparse=self._way != "dense")
+
+    def _compiled(self, x: Tensor) -> Tensor:
+        """`__call__` as compilers trace it."""
+        tensors, trainer = self.neurons.tensors(), self.trainer
+        if self.neurons.norm is not None:  # no operator has one
+            return dense.plain(x, *self._parts())
+        if not self._needs_grad(x):
+            y: Tensor = op.feed_forward(x, *tensors, self._handle, self._label)
+            return y
+        if self._way == "dense" or trainer.why_torch or training.unserved(x, tensors):
+            return dense.plain(x, *self._parts())
+        if trainer.penalty is not None:
+            return trainer.broken(x)
+        rows = x.reshape(-1, x.shape[-1])
+        y, *_ = op_training.train(rows, *tensors, self._handle, self._label)
+        return y.view(x.shape)
 
     def _needs_grad(self, x: Tensor) -> bool:
         return torch.is_grad_enabled() and (

@@ -55,7 +55,13 @@ def label(activation: Activation) -> tuple[str, Activation]:
     return label(replace(activation, name=f"{name}'"))
 
 
-def _labelled(name: str) -> Activation:
+def server_of(handle: Tensor) -> "Server | None":
+    """The engine that a handle belongs to, if it is in this process."""
+    return _servers.get(handle.data_ptr())
+
+
+def activation_of(name: str) -> Activation:
+    """What a label stands for."""
     return _unregistered.get(name) or resolve(name)
 
 
@@ -72,13 +78,13 @@ def feed_forward(
     activation: str,
 ) -> Tensor:
     """down(f(up(x))) from W1 (d_ff, d_model), b1, W2 (d_model, d_ff), b2; gated with wg, bg."""
-    server = _servers.get(handle.data_ptr())
+    server = server_of(handle)
     if server is not None:
         mine = server.neurons.tensors()
         if all(_same(a, b) for a, b in zip(mine, (w1, b1, w2, b2, wg, bg), strict=True)):
             return server.forward(x)
     gate = None if wg is None else (wg, bg)
-    return dense.feed_forward(x, (w1, b1), (w2, b2), _labelled(activation), gate)
+    return dense.feed_forward(x, (w1, b1), (w2, b2), activation_of(activation), gate)
 
 
 def _same(a: Tensor | None, b: Tensor | None) -> bool:

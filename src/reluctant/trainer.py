@@ -59,12 +59,17 @@ class Trainer:
                 return self._step(x, tuple(cast), drop, sparse=sparse)
         return self._step(x, weights, drop, sparse=sparse)
 
+    @torch.compiler.disable
+    def broken(self, x: Tensor) -> Tensor:
+        """`__call__` outside of compiled code, for what lets others know of it."""
+        return self(x, 0.0)
+
     def _step(self, x: Tensor, weights: training.Weights, drop: float, *, sparse: bool) -> Tensor:
         tokens, pairs = x.numel() // max(x.shape[-1], 1), weights[0].shape[0]
         name = str(x.dtype).removeprefix("torch.")
         limit = ways.training_limit(name, tokens) if sparse and tokens else 0.0
         why = self.why_torch or training.unserved(x, weights)
-        call = training.Call(self.activation, drop, limit, self.penalty is not None, self._count)
+        call = training.Call(self.activation, drop, limit, self.penalty is not None, self.count)
         if why or limit == 0 or self.neurons.norm is not None:
             if why:
                 self.say(f"trained by torch: {why}")
@@ -82,7 +87,8 @@ class Trainer:
         norm = self.neurons.norm
         return training.plain(x, weights, call, lambda h: F.dropout(h, call.drop), norm)
 
-    def _count(self, pairs: int, active: int, *, sparse: bool) -> None:
+    def count(self, pairs: int, active: int, *, sparse: bool) -> None:
+        """Learn of one call how many neurons were active, and whether it went over these only."""
         share = active / pairs
         before = share if self.density is None else self.density
         self.density = before + _MOMENTUM * (share - before)

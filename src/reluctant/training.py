@@ -37,6 +37,7 @@ from reluctant.weights import as_array
 
 DTYPES = (torch.float32, torch.bfloat16)
 _Z_BYTES = 2**24  # of z, of so many tokens as are listed at once: it is not kept
+_FEWEST_LISTS = 4  # tensors that are kept of active neurons; the dense way keeps fewer
 _SHORT = 2**16  # neurons whose numbers need no more than 16 bits
 Weights = tuple[Tensor, Tensor | None, Tensor, Tensor | None, Tensor | None, Tensor | None]
 
@@ -118,13 +119,8 @@ class _FeedForward(torch.autograd.Function):
         *tensors, call, seed = arguments
         weights: Any = tuple(None if t is None else t.detach() for t in tensors)
         rows = x.detach().contiguous()
-        lists, z = _listed(rows, weights, call, seed)
-        values = None if lists is None else _values(weights[2])
-        ctx.call, ctx.sparse = call, values is not None
-        if lists is not None and values is not None:
-            y, size, kept = _sparse_forward(rows, weights, call, lists, values)
-        else:
-            y, size, kept = _dense_forward(rows, weights, call, seed, z)
+        y, size, kept = forward(rows, weights, call, seed)
+        ctx.call = call
         # As with torch's own layers, biases may be written to before the backward pass.
         biases = tensors[1::2]
         ctx.biases = [(t, None if t is None else t._version) for t in biases]
@@ -134,18 +130,55 @@ class _FeedForward(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, dy: Tensor, dsize: Tensor) -> Any:  # type: ignore[override]
         x, w1, w2, wg, *kept = ctx.saved_tensors
-        wanted = ctx.needs_input_grad[:7]
-        if torch.is_grad_enabled():  # somebody differentiates this once more
-            return *_again(ctx, (x, w1, w2, wg), kept, (dy, dsize), wanted), None, None
-        weights: Any = (None if t is None else t.detach() for t in (w1, None, w2, None, wg, None))
-        step = _Step(x.detach().contiguous(), tuple(weights), dy.contiguous())
-        if not ctx.sparse:
-            found = _dense_backward(step, kept, ctx.call, dsize, wanted)
-        elif not _is_finite(step.out):
-            found = _again(ctx, (x, w1, w2, wg), kept, (dy, dsize), wanted)
+        (b1, b2, bg), wanted = (t for t, _ in ctx.biases), ctx.needs_input_grad[:7]
+        inputs = [x, w1, b1, w2, b2, wg, bg]
+        twice = torch.is_grad_enabled()  # somebody differentiates this once more
+        if twice or not are_exact(kept, dy):
+            if any(t is not None and t._version != version for t, version in ctx.biases):
+                raise RuntimeError(
+                    "a bias of a feed-forward layer was written to after the forward pass, which "
+                    "this backward pass has to repeat: write to it after the backward pass"
+                )
+            found = again(inputs, kept, ctx.call, (dy, dsize), wanted, twice=twice)
         else:
-            found = _sparse_backward(step, kept, ctx.call, float(dsize), wanted)
+            rows, *weights = (None if t is None else t.detach() for t in inputs)
+            tensors = rows.contiguous(), tuple(weights), kept, ctx.call, dy.contiguous()
+            found = gradients_of(*tensors, dsize, wanted)
         return *found, None, None
+
+
+def forward(
+    rows: Tensor, weights: Weights, call: Call, seed: int
+) -> tuple[Tensor, Tensor, list[Tensor]]:
+    """y, the sum of |h|, and what the backward pass needs, without autograd.
+
+    rows: (tokens, d_model), contiguous. Kept are four or more tensors if the products go over the
+    active neurons (the arrays of `active.Active`, a gated layer's factors), else three or less.
+    """
+    lists, z = _listed(rows, weights, call, seed)
+    values = None if lists is None else _values(weights[2])
+    if lists is None or values is None:
+        return _dense_forward(rows, weights, call, seed, z)
+    return _sparse_forward(rows, weights, call, lists, values)
+
+
+def are_exact(kept: Any, dy: Tensor) -> bool:
+    """Whether gradients over active neurons alone would be the layer's."""
+    return len(kept) < _FEWEST_LISTS or _is_finite(dy)
+
+
+def gradients_of(
+    rows: Tensor, weights: Any, kept: Any, call: Call, dy: Tensor, dsize: Tensor, wanted: Any
+) -> list[Any]:
+    """The gradients of x and of the weights, those that are wanted, where they `are_exact`.
+
+    weights: as in `forward`; biases are not read. dy: (tokens, d_model), contiguous; dsize: of the
+    sum of |h|.
+    """
+    step = _Step(rows, weights, dy)
+    if len(kept) >= _FEWEST_LISTS:
+        return _sparse_backward(step, kept, call, float(dsize), wanted)
+    return _dense_backward(step, kept, call, dsize, wanted)
 
 
 @dataclass(frozen=True)
@@ -195,7 +228,7 @@ def _values(w2: Tensor) -> Tensor | None:
 
 def _sparse_forward(
     rows: Tensor, weights: Any, call: Call, lists: Any, values: Tensor
-) -> tuple[Tensor, Tensor, Any]:
+) -> tuple[Tensor, Tensor, list[Tensor]]:
     """y, the sum of |h|, and what is to be kept: the lists, and a gated layer's factors."""
     w1, b1, _, b2, wg, _ = weights
     (tokens, d), d_ff = rows.shape, len(w1)
@@ -212,7 +245,7 @@ def _sparse_forward(
     bias = (torch.zeros(d) if b2 is None else b2.float()).numpy()
     active.add_rows(*at, h.numpy(), values.numpy(), bias, y.numpy(), team)
     size = h.abs().sum() if call.sized else torch.zeros(())
-    return y.to(rows.dtype), size, lists if wg is None else (*lists, factor)
+    return y.to(rows.dtype), size, [*lists] if wg is None else [*lists, factor]
 
 
 def _factors_are_finite(rows: Tensor, w1: Tensor, b1: Tensor | None) -> bool:
@@ -285,7 +318,7 @@ def _sparse_backward(step: _Step, kept: Any, call: Call, dsize: float, wanted: A
 
 def _dense_forward(
     rows: Tensor, weights: Any, call: Call, seed: int, z: Tensor | None
-) -> tuple[Tensor, Tensor, Any]:
+) -> tuple[Tensor, Tensor, list[Tensor]]:
     """All products in full: y, the sum of |h|, and what is to be kept: z (of a ReLU what becomes of
     it), a gated layer's factors, what dropout lets be. z: the first tokens' first product."""
     w1, b1, w2, b2, wg, bg = weights
@@ -343,22 +376,20 @@ def _dense_backward(step: _Step, kept: Any, call: Call, dsize: Tensor, wanted: A
     return found
 
 
-def _again(ctx: Any, saved: Any, kept: Any, out: Any, wanted: Any) -> list[Any]:
-    """The gradients in torch's operations, which, where autograd is on, can be differentiated."""
-    if any(t is not None and t._version != version for t, version in ctx.biases):
-        raise RuntimeError(
-            "a bias of a feed-forward layer was written to after the forward pass, which this "
-            "backward pass has to repeat: write to it after the backward pass"
-        )
-    b1, b2, bg = (t for t, _ in ctx.biases)
-    x, w1, w2, wg = saved
-    inputs, twice = [x, w1, b1, w2, b2, wg, bg], torch.is_grad_enabled()
+def again(
+    inputs: Any, kept: Any, call: Call, out: Any, wanted: Any, *, twice: bool = False
+) -> list[Any]:
+    """The gradients in torch's operations, which repeat the forward pass.
+
+    inputs: x and the six weights; out: dy and that of the sum of |h|. twice: so that they can be
+    differentiated themselves.
+    """
     if not twice:
         inputs = [None if t is None else t.detach().requires_grad_(w)
                   for t, w in zip(inputs, wanted, strict=True)]  # fmt: skip
     with torch.enable_grad():
-        first, weights = inputs[0], tuple(inputs[1:])
-        results = plain(first, weights, ctx.call, lambda h: h * _stays(ctx, h, kept))
+        x, *weights = inputs
+        results = plain(x, tuple(weights), call, lambda h: h * _stays(h, kept, call))
         some = [t for t, w in zip(inputs, wanted, strict=True) if w]
         reached, gradients = zip(
             *[(r, g) for r, g in zip(results, out, strict=True) if r.requires_grad], strict=True
@@ -367,12 +398,12 @@ def _again(ctx: Any, saved: Any, kept: Any, out: Any, wanted: Any) -> list[Any]:
     return [next(found) if w else None for w in wanted]
 
 
-def _stays(ctx: Any, h: Tensor, kept: Any) -> Tensor:
+def _stays(h: Tensor, kept: Any, call: Call) -> Tensor:
     """What dropout multiplied each h with; of neurons that are not active any number."""
-    if not ctx.sparse:
-        return (kept[-1] * ctx.call.scale).to(h.dtype).view(h.shape)  # type: ignore[no-any-return]
+    if len(kept) < _FEWEST_LISTS:
+        return (kept[-1] * call.scale).to(h.dtype).view(h.shape)  # type: ignore[no-any-return]
     start, _, neuron, *_ = kept
     found = torch.zeros(len(start) - 1, h.shape[-1], dtype=h.dtype)
     token = torch.repeat_interleave(torch.arange(len(found)), start.diff())
-    found[token, neuron.long()] = ctx.call.scale
+    found[token, neuron.long()] = call.scale
     return found.view(h.shape)
