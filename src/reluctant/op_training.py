@@ -94,12 +94,11 @@ def train_backward(
     else:
         lists = [t.view(shape) for t in (z, *factors)]
     inputs, size = [x, w1, b1, w2, b2, wg, bg], dy.new_zeros((), dtype=torch.float32)
-    if training.are_exact(lists, dy):
-        rows, *weights = inputs
-        step = x.contiguous(), tuple(weights), lists, call, dy.contiguous()
-        found = training.gradients_of(*step, size, wanted)
-    else:
-        found = training.again(inputs, lists, call, (dy, size), wanted)
+    rows, *weights = inputs
+    if not training.are_exact(lists, dy):
+        lists = training.dense_instead(rows, tuple(weights), lists, call)
+    step = rows.contiguous(), tuple(weights), lists, call, dy.contiguous()
+    found = training.gradients_of(*step, size, wanted)
     return [dy.new_empty(0) if t is None else t.contiguous() for t in found]
 
 

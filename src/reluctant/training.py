@@ -18,7 +18,7 @@ in any way.
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
@@ -30,7 +30,7 @@ from torch import Tensor
 from reluctant import dense
 from reluctant.activations import Activation
 from reluctant.kernels import active, gradients, transpose
-from reluctant.kernels.codes import HARDSWISH
+from reluctant.kernels.codes import HARDSWISH, RELU2, RELU6
 from reluctant.kernels.sums import HUGE_PRODUCT
 from reluctant.kernels.team import Team, team_for
 from reluctant.weights import as_array
@@ -133,18 +133,19 @@ class _FeedForward(torch.autograd.Function):
         (b1, b2, bg), wanted = (t for t, _ in ctx.biases), ctx.needs_input_grad[:7]
         inputs = [x, w1, b1, w2, b2, wg, bg]
         twice = torch.is_grad_enabled()  # somebody differentiates this once more
-        if twice or not are_exact(kept, dy):
-            if any(t is not None and t._version != version for t, version in ctx.biases):
-                raise RuntimeError(
-                    "a bias of a feed-forward layer was written to after the forward pass, which "
-                    "this backward pass has to repeat: write to it after the backward pass"
-                )
-            found = again(inputs, kept, ctx.call, (dy, dsize), wanted, twice=twice)
-        else:
-            rows, *weights = (None if t is None else t.detach() for t in inputs)
-            tensors = rows.contiguous(), tuple(weights), kept, ctx.call, dy.contiguous()
-            found = gradients_of(*tensors, dsize, wanted)
-        return *found, None, None
+        repeats = twice or not are_exact(kept, dy)
+        if repeats and any(t is not None and t._version != version for t, version in ctx.biases):
+            raise RuntimeError(
+                "a bias of a feed-forward layer was written to after the forward pass, which this "
+                "backward pass has to repeat: write to it after the backward pass"
+            )
+        if twice:
+            return *_differentiable(inputs, kept, ctx.call, (dy, dsize), wanted), None, None
+        rows, *weights = (None if t is None else t.detach() for t in inputs)
+        if repeats:
+            kept = dense_instead(rows, tuple(weights), kept, ctx.call)
+        step = rows.contiguous(), tuple(weights), kept, ctx.call, dy.contiguous()
+        return *gradients_of(*step, dsize, wanted), None, None
 
 
 def forward(
@@ -163,8 +164,15 @@ def forward(
 
 
 def are_exact(kept: Any, dy: Tensor) -> bool:
-    """Whether gradients over active neurons alone would be the layer's."""
+    """Whether gradients by what was kept would be the layer's: 0 * inf is none of a zero."""
     return len(kept) < _FEWEST_LISTS or _is_finite(dy)
+
+
+def dense_instead(rows: Tensor, weights: Any, kept: Any, call: Call) -> list[Tensor]:
+    """What the dense way would have kept."""
+    _, _, dense_kept = _dense_forward(rows, weights, replace(call, drop=0.0), 0, None)
+    h = dense_kept[0]
+    return dense_kept if call.drop == 0 else [*dense_kept, _stays(h, kept)]
 
 
 def gradients_of(
@@ -291,26 +299,25 @@ def _sparse_backward(step: _Step, kept: Any, call: Call, dsize: float, wanted: A
         return torch.from_numpy(made)
 
     dz, dfactor = room(of_x, pairs), room(of_x and wg is not None, pairs)
-    rows = [room(of_wg, d_ff, d), room(of_bg, d_ff), room(of_w1, d_ff, d), room(of_b1, d_ff)]
+    maps = [room(of_wg, d_ff, d), room(of_bg, d_ff), room(of_w1, d_ff, d), room(of_b1, d_ff)]
     dw2 = room(of_w2, d, d_ff)
     lists = start.numpy(), offset.numpy(), neuron.numpy()
     factor = more[0] if more else torch.empty(0)
     read = *lists, as_array(z), factor.numpy(), as_array(step.rows), as_array(step.out)
     rule = call.activation.kernel, call.threshold, np.float32(call.scale), np.float32(dsize)
-    written = (dz, dfactor, *rows, dw2)
+    written = (dz, dfactor, *maps, dw2)
     if any(wanted[k] for k in (0, 1, 2, 3, 5, 6)):
         out = (each.numpy() for each in written)
         gradients.run(*read, as_array(w2.contiguous()), *rule, *out, team)
     dx = None
     if of_x:
-        for numbers, matrix in ((dz, w1 if wg is None else wg), (dfactor, w1)):
-            if len(numbers) or matrix is not w1:
-                part = torch.empty(tokens, d)
-                matrix, zeros = as_array(matrix.contiguous()), np.zeros(d, np.float32)
-                active.add_rows(*lists, numbers.numpy(), matrix, zeros, part.numpy(), team)
-                dx = part if dx is None else dx.add_(part)
+        for numbers, matrix in [(dz, w1)] if wg is None else [(dz, wg), (dfactor, w1)]:
+            part, zeros = torch.empty(tokens, d), np.zeros(d, np.float32)
+            rows = as_array(matrix.contiguous())
+            active.add_rows(*lists, numbers.numpy(), rows, zeros, part.numpy(), team)
+            dx = part if dx is None else dx.add_(part)
     db2 = step.out.sum(0) if of_b2 else None
-    dgate, dgate_bias, dup, dup_bias = rows
+    dgate, dgate_bias, dup, dup_bias = maps
     first = (dgate, dgate_bias, dw2, db2, None, None)
     found = (dx, *(first if wg is None else (dup, dup_bias, dw2, db2, dgate, dgate_bias)))
     return [g.to(step.rows.dtype) if w else None for g, w in zip(found, wanted, strict=True)]
@@ -343,10 +350,8 @@ def _dense_backward(step: _Step, kept: Any, call: Call, dsize: Tensor, wanted: A
     (w1, _, w2, _, wg, _), dy, x = step.weights, step.out, step.rows
     z, factor = kept[0], None if wg is None else kept[1]
     scale = None if call.drop == 0 else (kept[-1] * call.scale).to(z.dtype)
-    leaf = z.detach().requires_grad_()
-    with torch.enable_grad():
-        value = leaf if call.activation.name == "relu" else call.activation(leaf)
-    h = value.detach() if factor is None else value.detach() * factor
+    value = z if call.activation.name == "relu" else call.activation(z)
+    h = value if factor is None else value * factor
     h = h if scale is None else h * scale
     found: list[Any] = [None] * 7
     if wanted[3]:
@@ -359,12 +364,8 @@ def _dense_backward(step: _Step, kept: Any, call: Call, dsize: Tensor, wanted: A
     if dsize != 0:
         dh = dh + dsize * h.sign()
     dh = dh if scale is None else dh * scale
-    fires = dh if factor is None else dh * factor
-    if value is leaf:
-        dz = torch.ops.aten.threshold_backward(fires, z, 0.0)
-    else:
-        (dz,) = torch.autograd.grad(value, leaf, fires)
-    maps = [(dz, w1, 1)] if factor is None else [(dz, wg, 5), (dh * value.detach(), w1, 1)]
+    dz = _through(call, z, dh if factor is None else dh * factor)
+    maps = [(dz, w1, 1)] if factor is None else [(dz, wg, 5), (dh * value, w1, 1)]
     for each, weight, at in maps:
         if wanted[0]:
             part = dense.linear(each, weight.t(), None)
@@ -376,34 +377,43 @@ def _dense_backward(step: _Step, kept: Any, call: Call, dsize: Tensor, wanted: A
     return found
 
 
-def again(
-    inputs: Any, kept: Any, call: Call, out: Any, wanted: Any, *, twice: bool = False
-) -> list[Any]:
+def _through(call: Call, z: Tensor, dh: Tensor) -> Tensor:
+    """f'(z) dh, as autograd has it."""
+    aten, kernel = torch.ops.aten, call.activation.kernel
+    if kernel == RELU2:
+        dh = dh * (2 * torch.relu(z))
+    elif kernel == RELU6:
+        return aten.hardtanh_backward(dh, z, 0.0, 6.0)  # type: ignore[no-any-return]
+    elif kernel == HARDSWISH:
+        return aten.hardswish_backward(dh, z)  # type: ignore[no-any-return]
+    return aten.threshold_backward(dh, z, call.activation.zero_below)  # type: ignore[no-any-return]
+
+
+def _differentiable(inputs: Any, kept: Any, call: Call, out: Any, wanted: Any) -> list[Any]:
     """The gradients in torch's operations, which repeat the forward pass.
 
-    inputs: x and the six weights; out: dy and that of the sum of |h|. twice: so that they can be
-    differentiated themselves.
+    inputs: x and the six weights; out: dy and that of the sum of |h|.
     """
-    if not twice:
-        inputs = [None if t is None else t.detach().requires_grad_(w)
-                  for t, w in zip(inputs, wanted, strict=True)]  # fmt: skip
+
+    def drop(h: Tensor) -> Tensor:
+        stays = kept[-1] if len(kept) < _FEWEST_LISTS else _stays(h, kept)
+        return h * (stays * call.scale).to(h.dtype)
+
     with torch.enable_grad():
         x, *weights = inputs
-        results = plain(x, tuple(weights), call, lambda h: h * _stays(h, kept, call))
+        results = plain(x, tuple(weights), call, drop)
         some = [t for t, w in zip(inputs, wanted, strict=True) if w]
         reached, gradients = zip(
             *[(r, g) for r, g in zip(results, out, strict=True) if r.requires_grad], strict=True
         )
-        found = iter(torch.autograd.grad(reached, some, gradients, create_graph=twice))
+        found = iter(torch.autograd.grad(reached, some, gradients, create_graph=True))
     return [next(found) if w else None for w in wanted]
 
 
-def _stays(h: Tensor, kept: Any, call: Call) -> Tensor:
-    """What dropout multiplied each h with; of neurons that are not active any number."""
-    if len(kept) < _FEWEST_LISTS:
-        return (kept[-1] * call.scale).to(h.dtype).view(h.shape)  # type: ignore[no-any-return]
+def _stays(h: Tensor, kept: Any) -> Tensor:
+    """Which h dropout let be; of neurons that are not active it does not matter."""
     start, _, neuron, *_ = kept
-    found = torch.zeros(len(start) - 1, h.shape[-1], dtype=h.dtype)
+    found = torch.zeros(h.shape, dtype=torch.bool)
     token = torch.repeat_interleave(torch.arange(len(found)), start.diff())
-    found[token, neuron.long()] = call.scale
-    return found.view(h.shape)
+    found[token, neuron.long()] = True
+    return found
