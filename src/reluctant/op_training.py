@@ -25,7 +25,7 @@ def train(
     activation: str,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
     """The layer, x: (tokens, d_model), and, one-dimensional, what its backward pass needs."""
-    call = _call(x, op.server_of(handle), activation)
+    call = _call(x, w1.numel(), op.server_of(handle), activation)
     y, _, kept = training.forward(x.contiguous(), (w1, b1, w2, b2, wg, bg), call, 0)
     if len(kept) < 4:  # the dense way's
         z, *factor = kept
@@ -62,10 +62,10 @@ def _factors(x: Tensor, wg: Tensor | None) -> torch.dtype:
     return torch.float32 if wg is not None else x.dtype
 
 
-def _call(x: Tensor, server: Any, activation: str) -> training.Call:
-    limit = ways.training_limit(str(x.dtype).removeprefix("torch."), len(x))
+def _call(x: Tensor, weights: int, server: Any, activation: str) -> training.Call:
+    limits = ways.training_limits(str(x.dtype).removeprefix("torch."), weights, len(x))
     count = _nobody if server is None else server.trainer.count
-    return training.Call(op.activation_of(activation), 0.0, limit, False, count)
+    return training.Call(op.activation_of(activation), 0.0, *limits, False, count)
 
 
 def _nobody(pairs: int, active: int, *, sparse: bool) -> None:
@@ -87,7 +87,7 @@ def train_backward(
     activation: str,
 ) -> list[Tensor]:
     """The gradients of x and of the six weights; empty where they are not wanted."""
-    call, (start, offset, neuron, z, factor) = _call(x, None, activation), kept
+    call, (start, offset, neuron, z, factor) = _call(x, w1.numel(), None, activation), kept
     shape, factors = (len(x), len(w1)), [] if wg is None else [factor]
     if start.numel():
         lists = [start, offset.view(len(x), -1), neuron, z, *factors]

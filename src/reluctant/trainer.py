@@ -67,10 +67,10 @@ class Trainer:
     def _step(self, x: Tensor, weights: training.Weights, drop: float, *, sparse: bool) -> Tensor:
         tokens, pairs = x.numel() // max(x.shape[-1], 1), weights[0].shape[0]
         name = str(x.dtype).removeprefix("torch.")
-        limit = ways.training_limit(name, tokens) if sparse and tokens else 0.0
+        limits = ways.training_limits(name, weights[0].numel(), tokens) if sparse else (0.0, 0.0)
         why = self.why_torch or training.unserved(x, weights)
-        call = training.Call(self.activation, drop, limit, self.penalty is not None, self.count)
-        if why or limit == 0 or self.neurons.norm is not None:
+        call = training.Call(self.activation, drop, *limits, self.penalty is not None, self.count)
+        if why or call.limit == 0 or self.neurons.norm is not None:
             if why:
                 self.say(f"trained by torch: {why}")
             self.calls["dense"] += 1

@@ -29,13 +29,16 @@ from torch import Tensor
 
 from reluctant import dense
 from reluctant.activations import Activation
-from reluctant.kernels import active, gradients, transpose
+from reluctant.errors import ReluctantError
+from reluctant.kernels import active, gradients, screened_active, transpose
 from reluctant.kernels.codes import HARDSWISH, RELU2, RELU6
 from reluctant.kernels.sums import HUGE_PRODUCT
-from reluctant.kernels.team import Team, team_for
+from reluctant.kernels.team import team_for
+from reluctant.sketch import Sketch
 from reluctant.weights import as_array
 
 DTYPES = (torch.float32, torch.bfloat16)
+SAMPLED = 16  # tokens by which it is decided whether a sketch would pay
 _Z_BYTES = 2**24  # of z, of so many tokens as are listed at once: it is not kept
 _FEWEST_LISTS = 4  # tensors that are kept of active neurons; the dense way keeps fewer
 _SHORT = 2**16  # neurons whose numbers need no more than 16 bits
@@ -47,8 +50,8 @@ class Call:
     """What a call of the layer is to do besides the weights.
 
     activation: one that `serves`. drop: the probability of dropping an element of the hidden
-    vector. limit: the share of active neurons up to which the products go over these only. sized:
-    whether somebody wants the sum of |h|, which is 0 otherwise.
+    vector. limit: the share of active neurons up to which the products go over these only. screen:
+    the one up to which a sketch finds them, in the place of a dense first product. sized: whether somebody wants the sum of |h|, which is 0 otherwise.
     seen: is told how many pairs of token and neuron there were, how many were active, and whether
     the products go over these (sparse).
     """
@@ -56,6 +59,7 @@ class Call:
     activation: Activation
     drop: float
     limit: float
+    screen: float
     sized: bool
     seen: Callable[..., object]
 
@@ -212,19 +216,78 @@ def _listed(rows: Tensor, weights: Any, call: Call, seed: int) -> tuple[Any, Ten
     if call.limit <= 0 or (wg is not None and not _factors_are_finite(rows, w1, b1)):
         return None, None
     team, parts, total = team_for(rows.numel() * d_ff), list[tuple[Tensor, ...]](), 0
+    sketch = _sketch(rows, fires, bias, call)
     length = max(_Z_BYTES // (rows.itemsize * d_ff), 16)
     for first in range(0, tokens, length):
-        z = dense.linear(rows[first : first + length], fires, bias)
+        some = rows[first : first + length]
         rule = (call.threshold, call.drop, seed + first * d_ff)
-        start = torch.empty(len(z) + 1, dtype=torch.int64)
+        start = torch.empty(len(some) + 1, dtype=torch.int64)
+        screened = None if sketch is None else _screened(some, sketch, fires, bias, rule, start)
+        if screened is not None:
+            found, *part = screened
+            total += found
+            parts.append((start, *part))
+            continue
+        z = dense.linear(some, fires, bias)
         found = active.count(as_array(z), *rule, start.numpy(), team)
         total += found
         if found > call.limit * z.numel():
             call.seen(z.numel(), found, sparse=False)
             return None, z if first == 0 else None
-        parts.append((start, *_fill(z, rule, start, team)))
+        made = _room(len(z), d_ff, int(start[-1]), z.dtype)
+        offset, neuron, kept = made
+        arrays = offset.numpy(), neuron.numpy(), as_array(kept)
+        active.fill(as_array(z), *rule, start.numpy(), *arrays, team)
+        parts.append((start, *made))
     call.seen(tokens * d_ff, total, sparse=True)
     return _joined(parts), None
+
+
+def _room(tokens: int, d_ff: int, pairs: int, dtype: torch.dtype) -> tuple[Tensor, Tensor, Tensor]:
+    """For `offset`, `neuron` and `z` of `active.Active`."""
+    kind = torch.uint16 if d_ff < _SHORT else torch.int32
+    offset = torch.empty(tokens, -(-d_ff // active.BLOCK) + 1, dtype=kind)
+    return offset, torch.empty(pairs, dtype=kind), torch.empty(pairs, dtype=dtype)
+
+
+def _sketch(rows: Tensor, fires: Tensor, bias: Tensor | None, call: Call) -> Sketch | None:
+    """The sketch of the rows that feed the activation, if that pays: by some tokens' density.
+
+    Screening reads a byte where the first product reads four; but the sketch has to be made anew,
+    and the more neurons are active, the more candidates have to be computed besides.
+    """
+    if call.screen <= 0 or not _is_finite(rows):
+        return None
+    every = max(len(rows) // SAMPLED, 1)
+    z = dense.linear(rows[::every][:SAMPLED], fires, bias)
+    if int((z > call.threshold).sum()) > call.screen * z.numel():
+        return None
+    try:
+        sketch = Sketch.of(fires)
+    except ReluctantError:  # a number that is not finite
+        return None
+    return sketch if sketch.in_integers else None
+
+
+def _screened(
+    rows: Tensor, sketch: Sketch, fires: Tensor, bias: Tensor | None, rule: Any, start: Tensor
+) -> tuple[Any, ...] | None:
+    """How many are active, and the arrays of `active.Active` but `start`, which is written; None if
+    the weights have changed while it was made."""
+    (tokens, d_ff), (threshold, drop, seed) = (len(rows), len(fires)), rule
+    team = team_for(rows.numel() * d_ff // 4)
+    own = sketch.q, sketch.scale, sketch.radius, sketch.own_norm, sketch.row_sum
+    b = torch.zeros(d_ff) if bias is None else bias.contiguous()
+    layer = *own, as_array(fires.contiguous()), as_array(b), sketch.max_norm, sketch.slack
+    *lists, found = screened_active.find(
+        as_array(rows), *layer, threshold, drop, seed, start.numpy(), team
+    )
+    if found < 0:
+        return None
+    offset, neuron, z = made = _room(tokens, d_ff, int(start[-1]), rows.dtype)
+    arrays = offset.numpy(), neuron.numpy(), as_array(z)
+    screened_active.copy(*lists, d_ff, drop, seed, start.numpy(), *arrays, team)
+    return found, *made
 
 
 def _values(w2: Tensor) -> Tensor | None:
@@ -261,17 +324,6 @@ def _factors_are_finite(rows: Tensor, w1: Tensor, b1: Tensor | None) -> bool:
     norm = partial(torch.linalg.vector_norm, dtype=torch.float64)
     bias = 0.0 if b1 is None else float(norm(b1, torch.inf))
     return float(norm(w1)) * float(norm(rows)) + bias < HUGE_PRODUCT
-
-
-def _fill(z: Tensor, rule: Any, start: Tensor, team: Team) -> tuple[Tensor, Tensor, Tensor]:
-    """The lists of some tokens: `offset`, `neuron`, `z` of `active.Active`."""
-    (tokens, d_ff), pairs = z.shape, int(start[-1])
-    kind = torch.uint16 if d_ff < _SHORT else torch.int32
-    offset = torch.empty(tokens, -(-d_ff // active.BLOCK) + 1, dtype=kind)
-    neuron, kept = torch.empty(pairs, dtype=kind), torch.empty(pairs, dtype=z.dtype)
-    arrays = offset.numpy(), neuron.numpy(), as_array(kept)
-    active.fill(as_array(z), *rule, start.numpy(), *arrays, team)
-    return offset, neuron, kept
 
 
 def _joined(parts: list[tuple[Tensor, ...]]) -> tuple[Tensor, ...]:

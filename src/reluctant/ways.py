@@ -19,6 +19,7 @@ from reluctant import tables
 from reluctant.errors import ReluctantWarning
 from reluctant.kernels import integer
 
+LEAST_SCREENED = 256  # tokens of a training step for which a sketch is made
 NEVER_ABOVE = 2.0  # a limit that no share is above; in no table
 _times_said = count()
 
@@ -45,7 +46,7 @@ def forget() -> None:
     """Choose the table anew when it is next needed: for a process that has written one."""
     in_use.cache_clear()
     limits.cache_clear()
-    training_limit.cache_clear()
+    training_limits.cache_clear()
 
 
 @lru_cache(maxsize=4096)
@@ -76,12 +77,18 @@ def _next(entries: dict[str, Any], size: int) -> str:
     return keys[min(bisect_left([int(key) for key in keys], size), len(keys) - 1)]
 
 
-@lru_cache(maxsize=1024)
-def training_limit(dtype: str, tokens: int) -> float:
-    """The share of active neurons up to which a training step goes over these only; 0: never.
+@lru_cache(maxsize=4096)
+def training_limits(dtype: str, weights: int, tokens: int) -> tuple[float, float]:
+    """The shares of active neurons up to which a training step goes over these only, and up to
+    which it finds them by a sketch; 0: never.
 
-    dtype: "float32" or "bfloat16". Of the next larger number of tokens that was measured; beyond,
-    of the largest.
+    dtype: "float32" or "bfloat16". As measured for the next larger number of tokens; beyond, for
+    the largest. A sketch made for one call pays up to a third of the share up to which one pays
+    that is there.
     """
-    measured = in_use().table["training"].get(dtype, {"1": 0.0})
-    return float(measured[_next(measured, tokens)])
+    measured = in_use().table["training"].get(dtype)
+    if measured is None or tokens == 0:
+        return 0.0, 0.0
+    limit = float(measured[_next(measured, tokens)])
+    screens = dtype == "float32" and tokens >= LEAST_SCREENED
+    return limit, min(limits(dtype, weights, tokens).screen / 3, limit) if screens else 0.0

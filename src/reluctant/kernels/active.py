@@ -46,7 +46,7 @@ class Active(NamedTuple):
 
 
 @kernel()
-def _stays(m: int, i: int, d_ff: int, drop: float, seed: int) -> Any:
+def stays(m: int, i: int, d_ff: int, drop: float, seed: int) -> Any:
     """Whether dropout lets a pair be: SplitMix64's finaliser (Steele et al. 2014) of its number."""
     h = np.uint64(seed) + np.uint64(m * d_ff + i) * np.uint64(0x9E3779B97F4A7C15)
     h = (h ^ (h >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
@@ -66,12 +66,12 @@ def _count(k: int, who: int, z: Any, threshold: float, drop: float, seed: int, c
             bits = above(z, m, c, threshold, FINITE)
             active += count_bits(bits)
             while drop > 0 and bits != 0:
-                stay += _stays(m, c + lowest_bit(bits), d_ff, drop, seed)
+                stay += stays(m, c + lowest_bit(bits), d_ff, drop, seed)
                 bits &= bits - np.uint64(1)
         for i in range(whole, d_ff):
             if _listed(as_float(z[m, i]), threshold):
                 active += 1
-                stay += drop > 0 and _stays(m, i, d_ff, drop, seed)
+                stay += drop > 0 and stays(m, i, d_ff, drop, seed)
         counts[m, 0], counts[m, 1] = active, stay if drop > 0 else active
 
 
@@ -95,7 +95,7 @@ def _list(k: int, who: int, z: Any, threshold: float, drop: float, seed: int, st
             while bits != 0:
                 i = c + lowest_bit(bits)
                 bits &= bits - np.uint64(1)
-                if drop == 0 or _stays(m, i, d_ff, drop, seed):
+                if drop == 0 or stays(m, i, d_ff, drop, seed):
                     neuron[at] = i
                     kept[at] = z[m, i]
                     at += 1
@@ -103,7 +103,7 @@ def _list(k: int, who: int, z: Any, threshold: float, drop: float, seed: int, st
             if i % BLOCK == 0:
                 offset[m, i // BLOCK] = at - start[m]
             if _listed(as_float(z[m, i]), threshold) and (
-                drop == 0 or _stays(m, i, d_ff, drop, seed)
+                drop == 0 or stays(m, i, d_ff, drop, seed)
             ):
                 neuron[at] = i
                 kept[at] = z[m, i]
