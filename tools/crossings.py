@@ -4,6 +4,7 @@ python -m tools.crossings            measure, and show the grid
 python -m tools.crossings --write    and write src/reluctant/costs/CAPABILITY.json
 """
 
+from dataclasses import replace
 from importlib.resources import files
 from pathlib import Path
 from typing import Annotated
@@ -15,8 +16,9 @@ from rich.progress import Progress
 from rich.table import Table
 
 from reluctant import tables
-from reluctant.bench.crossings import FULL, Plan, measure
+from reluctant.bench.crossings import FULL, measure
 from reluctant.bench.fit import Cell, regrets, table_of
+from reluctant.bench.training_limits import measure as measure_training
 from reluctant.files import write_json
 from reluctant.kernels import integer
 
@@ -51,14 +53,15 @@ def main(
     rounds: Annotated[int, typer.Option(min=1, help="Turns of each way in each cell.")] = 3,
 ) -> None:
     """Measure where the ways cross."""
-    plan = Plan(FULL.shapes, FULL.tokens, FULL.densities, rounds)
+    plan = replace(FULL, rounds=rounds)
     with Progress(console=Console(stderr=True), transient=True) as progress:
         task = progress.add_task("starting", total=len(plan))
         cells = []
         for cell in measure(plan, with_auto=True, on_cell=lambda _: progress.advance(task)):
             cells.append(cell)
     show(cells, Console(width=130))
-    table = table_of(cells, tables.about(integer.CAPABILITY, torch.get_num_threads()))
+    training = measure_training(plan.training, rounds=rounds) if plan.training else None
+    table = table_of(cells, tables.about(integer.CAPABILITY, torch.get_num_threads(), training))
     Console().print(f"by the new table at most {max(regrets(cells, table)):.2f}x the best way")
     if write:
         path = Path(str(files("reluctant").joinpath("costs", f"{integer.CAPABILITY}.json")))

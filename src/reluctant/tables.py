@@ -6,6 +6,7 @@ machine's own, which is kept in the user's cache folder. All have one form:
     capability, threads, machine, versions      what it was measured on
     largest   dtype -> weights -> [few, screen, many]: the largest share that was measured
     limits    dtype -> weights -> tokens -> [few, screen, many], as `ways.Limits`
+    training  dtype -> tokens -> the share up to which a training step goes over active neurons only
 
 and keep the rules of `check`. Measured limits are noisy, and these rules are what physics says of
 them. The more tokens, the more calls share one reading of the weights in the dense way, while the
@@ -35,6 +36,7 @@ Table = dict[str, Any]
 CAPABILITIES: tuple[Capability, ...] = get_args(Capability)
 DTYPES = ("float32", "bfloat16")
 WAYS = ("few", "screen", "many")
+SMALLEST_STEP = 4  # tokens from which on a training step may go over active neurons only
 FEW_TOKENS = 16  # up to which the few-token kernel is measured, and taken
 _FEW, _SCREEN, _MANY = range(3)
 
@@ -47,9 +49,10 @@ class Found(NamedTuple):
     problem: str | None = None
 
 
-def about(capability: str, threads: int) -> Table:
-    """What a table says of where it was measured."""
+def about(capability: str, threads: int, training: Table | None = None) -> Table:
+    """What a table says of where it was measured, and its part on training; None: the shipped."""
     return {
+        "training": shipped(capability)["training"] if training is None else training,
         "capability": capability,
         "threads": threads,
         "machine": cpu_model(),
@@ -172,9 +175,18 @@ def check(table: Table) -> None:
                     raise ReluctantError(f"expected few: 0 beyond {FEW_TOKENS} tokens ({where})")
                 if (limits[_SCREEN] > 0 and any(few_only)) or (limits[_MANY] > 0 and few_only[0]):
                     raise ReluctantError(f"expected 0 for a way that there is not ({where})")
+        _check_training(table["training"][dtype], dtype)
         for line, way in _rising(rows, sizes, counts):
             if any(one[way] > other[way] for one, other in pairwise(line)):
                 raise ReluctantError(f"expected monotone limits of {WAYS[way]} ({dtype}): {line}")
+
+
+def _check_training(shares: Table, dtype: str) -> None:
+    smallest = _sizes(shares)[0]
+    if smallest >= SMALLEST_STEP or shares[str(smallest)] != 0:
+        raise ReluctantError(f"expected no share for fewer than {SMALLEST_STEP} tokens ({dtype})")
+    if not all(type(share) in (int, float) and 0 <= share < 1 for share in shares.values()):
+        raise ReluctantError(f"expected shares from 0 to 1 for training ({dtype}), got {shares}")
 
 
 def _check_own(table: Table, capability: str, threads: int) -> None:

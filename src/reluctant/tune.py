@@ -3,6 +3,7 @@
 import os
 from collections.abc import Callable
 from dataclasses import dataclass
+from itertools import count
 from pathlib import Path
 from statistics import mean
 
@@ -10,7 +11,7 @@ import torch
 from rich.console import Console
 
 from reluctant import tables, ways
-from reluctant.bench import crossings
+from reluctant.bench import crossings, training_limits
 from reluctant.bench.fit import Cell, regrets, table_of
 from reluctant.kernels import integer
 from reluctant.machine import header
@@ -53,8 +54,14 @@ def run_tune(
     cells: list[Cell] = []
     for cell in crossings.measure(plan, on_cell=lambda what: on_progress(what, len(cells))):
         cells.append(cell)
+    training = None
+    if plan.training:
+        steps = count(len(cells))
+        training = training_limits.measure(
+            plan.training, rounds=plan.rounds, on_cell=lambda what: on_progress(what, next(steps))
+        )
     on_progress("done", len(plan))
-    table = table_of(cells, tables.about(integer.CAPABILITY, torch.get_num_threads()))
+    table = table_of(cells, tables.about(integer.CAPABILITY, torch.get_num_threads(), training))
     path = tables.write_own(table)
     ways.forget()
     before, after = (regrets(cells, each) for each in (used, table))

@@ -47,7 +47,8 @@ class Plan:
     """Which cells are measured, and how long.
 
     most: tokens times weights of the largest cell; what is larger is computed just as well by the
-    limits of the next smaller size. rounds: turns of each way in each cell.
+    limits of the next smaller size. rounds: turns of each way in each cell. training: tokens of the
+    training steps that are measured; if none are, the shipped limits stay.
     """
 
     shapes: tuple[tuple[int, int], ...]
@@ -55,6 +56,7 @@ class Plan:
     densities: tuple[float, ...]
     rounds: int = 3
     most: int = 2**31
+    training: tuple[int, ...] = ()
 
     def groups(self) -> list[tuple[str, tuple[int, int], list[int]]]:
         """dtype, shape, and the tokens at which that dtype has a choice of ways."""
@@ -69,13 +71,19 @@ class Plan:
         )
 
     def __len__(self) -> int:
-        """How many cells there are."""
-        return len(self.densities) * sum(len(tokens) for _, _, tokens in self.groups())
+        """How many cells there are; each dtype and size of a training step counts as one."""
+        cells = len(self.densities) * sum(len(tokens) for _, _, tokens in self.groups())
+        return cells + len(DTYPES) * len(self.training)
 
 
 _SHAPES = ((256, 1024), (512, 2048), (1024, 4096), (2048, 8192))
-FULL = Plan(_SHAPES, (1, 2, 4, 8, 16, 64, 512), (0.01, 0.02, 0.04, 0.08, 0.16, 0.32, 0.45))
-QUICK = Plan(_SHAPES[1:3], (1, 4, 16, 64), (0.02, 0.08, 0.32), rounds=2)
+FULL = Plan(
+    _SHAPES,
+    (1, 2, 4, 8, 16, 64, 512),
+    (0.01, 0.02, 0.04, 0.08, 0.16, 0.32, 0.45),
+    training=(16, 64, 256, 1024),
+)
+QUICK = Plan(_SHAPES[1:3], (1, 4, 16, 64), (0.02, 0.08, 0.32), rounds=2, training=(64, 512))
 
 
 def measure(
