@@ -15,14 +15,19 @@ from reluctant.activations import resolve
 from reluctant.attention import attention
 from reluctant.engine import Engine
 from reluctant.errors import ReluctantError
+from reluctant.feedforward import FeedForward
+from reluctant.kernels import sums
 from reluctant.kernels.entry import run_at
 from reluctant.kernels.team import team_of
 from reluctant.linear import few_rows
 from reluctant.projection import Projection
 from reluctant.sketch import SERVED
+from reluctant.training import DTYPES, Call, feed_forward
 from reluctant.ways import NEVER_ABOVE, Limits
+from reluctant.weights import Neurons
 
 D_MODEL, D_FF = 32, 64
+STEPS = [(dtype, gated) for dtype in DTYPES for gated in (False, True)]
 FORCED = {  # the way, the tokens that show it, and limits that leave no other
     "few tokens": (1, Limits(NEVER_ABOVE, 0, 0)),
     "many tokens, screened": (20, Limits(0, NEVER_ABOVE, 0)),
@@ -65,11 +70,15 @@ def kinds() -> list[Kind]:
 
 def names() -> list[str]:
     """What `compile_all` compiles, in order."""
-    return [*map(str, kinds()), *map(_maps, SERVED)]
+    return [*map(str, kinds()), *map(_maps, SERVED), *(_steps(*each) for each in STEPS)]
 
 
 def _maps(dtype: torch.dtype) -> str:
     return f"{_name(dtype)}: output projection, linear maps, attention"
+
+
+def _steps(dtype: torch.dtype, gated: bool) -> str:
+    return f"{_name(dtype)}{', gated' * gated}: training"
 
 
 def _name(dtype: torch.dtype) -> str:
@@ -112,6 +121,22 @@ def compile_maps(dtype: torch.dtype) -> None:
     attention(*(x.view(1, 1, 1, -1) for _ in range(3)))
 
 
+def compile_step(dtype: torch.dtype, *, gated: bool) -> None:
+    """The same for training steps: with a dense first product, and with a sketch."""
+    layer = FeedForward(D_MODEL, D_FF, "reglu" if gated else "relu", dtype=dtype)
+    up, down, gate = layer.up, layer.down, layer.gate
+    weights = Neurons(up, down, gate).tensors()
+    x = torch.randn(20, D_MODEL, dtype=dtype, requires_grad=True)
+    for screen in (0.0, NEVER_ABOVE) if dtype is torch.float32 and sums.BYTES else (0.0,):
+        call = Call(layer.activation, 0.0, NEVER_ABOVE, screen, False, _nobody)
+        with torch.enable_grad():
+            feed_forward(x, weights, call)[0].sum().backward()
+
+
+def _nobody(pairs: int, active: int, *, sparse: bool) -> None:
+    """Counts nothing."""
+
+
 def compile_all(on_kind: Callable[[str], object] = lambda kind: None) -> Path:
     """Compile all kernels for this processor, and say where the code is kept.
 
@@ -132,5 +157,8 @@ def compile_all(on_kind: Callable[[str], object] = lambda kind: None) -> Path:
     for dtype in SERVED:
         on_kind(_maps(dtype))
         compile_maps(dtype)
+    for kind_of_step in STEPS:
+        on_kind(_steps(*kind_of_step))
+        compile_step(kind_of_step[0], gated=kind_of_step[1])
     team_of(2)  # these layers are too small to be shared among threads
     return Path(place)

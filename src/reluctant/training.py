@@ -32,7 +32,7 @@ from reluctant.activations import Activation
 from reluctant.errors import ReluctantError
 from reluctant.kernels import active, gradients, screened_active, transpose
 from reluctant.kernels.codes import HARDSWISH, RELU2, RELU6
-from reluctant.kernels.sums import HUGE_PRODUCT
+from reluctant.kernels.sums import BYTES, HUGE_PRODUCT
 from reluctant.kernels.team import team_for
 from reluctant.sketch import Sketch
 from reluctant.weights import as_array
@@ -40,6 +40,7 @@ from reluctant.weights import as_array
 DTYPES = (torch.float32, torch.bfloat16)
 SAMPLED = 16  # tokens by which it is decided whether a sketch would pay
 _Z_BYTES = 2**24  # of z, of so many tokens as are listed at once: it is not kept
+_CHAIN = 1024  # tokens
 _FEWEST_LISTS = 4  # tensors that are kept of active neurons; the dense way keeps fewer
 _SHORT = 2**16  # neurons whose numbers need no more than 16 bits
 Weights = tuple[Tensor, Tensor | None, Tensor, Tensor | None, Tensor | None, Tensor | None]
@@ -71,10 +72,7 @@ class Call:
     @property
     def threshold(self) -> float:
         """At and below it, value and slope are exactly zero."""
-        below = np.float32(self.activation.zero_below)
-        # torch gives hardswish the slope -1/2 at -3 itself.
-        ends = np.nextafter(below, np.float32(-np.inf))
-        return float(ends if self.activation.kernel == HARDSWISH else below)
+        return float(np.float32(self.activation.zero_below))
 
 
 def unserved(x: Tensor, weights: Weights) -> str:
@@ -113,7 +111,8 @@ def plain(
         h = h * F.linear(x, w1, b1)
     if call.drop > 0:
         h = drop(h)
-    size = h.abs().sum(dtype=torch.float32) if call.sized else torch.zeros(())
+    wide = torch.promote_types(h.dtype, torch.float32)
+    size = h.abs().sum(dtype=wide) if call.sized else torch.zeros((), dtype=wide)
     return F.linear(h if norm is None else norm(h), w2, b2), size
 
 
@@ -220,7 +219,7 @@ def _listed(rows: Tensor, weights: Any, call: Call, seed: int) -> tuple[Any, Ten
     length = max(_Z_BYTES // (rows.itemsize * d_ff), 16)
     for first in range(0, tokens, length):
         some = rows[first : first + length]
-        rule = (call.threshold, call.drop, seed + first * d_ff)
+        rule = (call.threshold, call.drop, active.seed_from(seed, first * d_ff))
         start = torch.empty(len(some) + 1, dtype=torch.int64)
         screened = None if sketch is None else _screened(some, sketch, fires, bias, rule, start)
         if screened is not None:
@@ -256,8 +255,9 @@ def _sketch(rows: Tensor, fires: Tensor, bias: Tensor | None, call: Call) -> Ske
     Screening reads a byte where the first product reads four; but the sketch has to be made anew,
     and the more neurons are active, the more candidates have to be computed besides.
     """
-    if call.screen <= 0 or not _is_finite(rows):
-        return None
+    finite = _is_finite(rows) and (bias is None or _is_finite(bias))
+    if call.screen <= 0 or not BYTES or not finite or call.activation.kernel == HARDSWISH:
+        return None  # hardswish(-inf) is NaN
     every = max(len(rows) // SAMPLED, 1)
     z = dense.linear(rows[::every][:SAMPLED], fires, bias)
     if int((z > call.threshold).sum()) > call.screen * z.numel():
@@ -407,7 +407,7 @@ def _dense_backward(step: _Step, kept: Any, call: Call, dsize: Tensor, wanted: A
     h = h if scale is None else h * scale
     found: list[Any] = [None] * 7
     if wanted[3]:
-        found[3] = dense.linear(dy.t(), h.t(), None)
+        found[3] = _over_tokens(dy, h)
     if wanted[4]:
         found[4] = dy.sum(0)
     if not any(wanted[k] for k in (0, 1, 2, 5, 6)):
@@ -423,10 +423,20 @@ def _dense_backward(step: _Step, kept: Any, call: Call, dsize: Tensor, wanted: A
             part = dense.linear(each, weight.t(), None)
             found[0] = part if found[0] is None else found[0] + part
         if wanted[at]:
-            found[at] = dense.linear(each.t(), x.t(), None)
+            found[at] = _over_tokens(each, x)
         if wanted[at + 1]:
             found[at + 1] = each.sum(0)
     return found
+
+
+def _over_tokens(a: Tensor, b: Tensor) -> Tensor:
+    """a^T b, some tokens after the others: oneDNN adds one long chain up, and loses on the way."""
+    parts = (dense.linear(*(t[first : first + _CHAIN].t() for t in (a, b)), None)
+             for first in range(0, len(a), _CHAIN))  # fmt: skip
+    total = next(parts)
+    for part in parts:
+        total += part
+    return total
 
 
 def _through(call: Call, z: Tensor, dh: Tensor) -> Tensor:

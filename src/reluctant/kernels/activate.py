@@ -32,7 +32,7 @@ def slope(code: int, z: Any) -> Any:
         return np.float32(0.0) if z >= np.float32(6.0) else np.float32(1.0)
     if code == HARDSWISH:
         inside = z / np.float32(3.0) + np.float32(0.5)
-        return np.float32(1.0) if z > np.float32(3.0) else inside
+        return np.float32(1.0) if z >= np.float32(3.0) else inside
     return np.float32(1.0)
 
 

@@ -45,10 +45,19 @@ class Active(NamedTuple):
     z: npt.NDArray[Any]
 
 
+_STEP = 0x9E3779B97F4A7C15  # SplitMix64's, between the numbers that it makes others of
+
+
+def seed_from(seed: int, pair: int) -> int:
+    """The seed with which pairs that are counted from 0 are those from `pair` on."""
+    moved = (seed + pair * _STEP) % 2**64
+    return moved - 2**64 if moved >= 2**63 else moved
+
+
 @kernel()
 def stays(m: int, i: int, d_ff: int, drop: float, seed: int) -> Any:
     """Whether dropout lets a pair be: SplitMix64's finaliser (Steele et al. 2014) of its number."""
-    h = np.uint64(seed) + np.uint64(m * d_ff + i) * np.uint64(0x9E3779B97F4A7C15)
+    h = np.uint64(seed) + np.uint64(m * d_ff + i) * np.uint64(_STEP)
     h = (h ^ (h >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
     h = (h ^ (h >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
     h ^= h >> np.uint64(31)

@@ -15,7 +15,7 @@ from reluctant.linear import LEAST, compiled
 from reluctant.surgery.agree import agree
 from reluctant.surgery.attentions import AttentionSeat
 from reluctant.surgery.find import LOOKED_FOR, examine
-from reluctant.surgery.gain import gain
+from reluctant.surgery.gain import SPARSE, gain
 from reluctant.surgery.inline import prove, show
 from reluctant.surgery.linears import HeadSeat, MapSeat, head_of, is_map
 from reluctant.surgery.modes import is_transformed, plainly
@@ -280,7 +280,10 @@ def _served(name: str, seat: Seat, new: bool) -> Entry:
     site = seat.site
     reason = "" if new else "served already"
     sizes = site.d_model, site.d_ff
-    return Entry(name, site.activation.name, *sizes, reason, seat.engine, gain(seat.engine))
+    return Entry(
+        *(name, site.activation.name, *sizes, reason, seat.engine, gain(seat.engine)),
+        training="" if gain(seat.engine) != SPARSE else seat.engine.trainer.why_torch,
+    )
 
 
 def _left(name: str, unfit: Unfit) -> Entry:

@@ -21,7 +21,8 @@ class Entry:
     name: as in `model.named_modules()`; "" is the model itself.
     activation, d_model, d_ff: as far as known. reason: why it is in this part of the report.
     engine: of a served layer; its `calls` counts, its `way` pins. gain: what it can do for the
-    layer: "sparse", or "dense only: " and why; "" where there is none.
+    layer: "sparse", or "dense only: " and why; "" where there is none. training: why torch trains
+    the layer; "" where steps with gradients go over the active neurons, as far as it pays.
     """
 
     name: str
@@ -31,6 +32,7 @@ class Entry:
     reason: str
     engine: Engine | None = None
     gain: str = ""
+    training: str = ""
 
     @property
     def sparse(self) -> bool:
@@ -98,7 +100,8 @@ class Report:
             for entry in getattr(self, what):
                 sizes = ("" if n is None else str(n) for n in (entry.d_model, entry.d_ff))
                 name = entry.name or "(the model itself)"
-                says = "; ".join(filter(None, (entry.reason, entry.gain)))
+                trained = f"trained by torch: {entry.training}" if entry.training else ""
+                says = "; ".join(filter(None, (entry.reason, entry.gain, trained)))
                 says = f"{what}: {says}" if says else what
                 table.add_row(escape(name), escape(entry.activation or ""), *sizes, escape(says))
         for entry in self._other_maps():
