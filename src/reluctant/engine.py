@@ -20,7 +20,7 @@ from reluctant.nested import on_values
 from reluctant.prepared import Derived, Prepared
 from reluctant.trainer import Trainer
 from reluctant.ways import NEVER_ABOVE, Limits
-from reluctant.weights import Neurons
+from reluctant.weights import Neurons, as_array
 
 WAYS = ("auto", "dense", "few", "many")
 
@@ -141,8 +141,8 @@ class Engine:
     def __call__(self, x: Tensor, drop: float = 0.0) -> Tensor:
         """x: (..., d_model), also a nested tensor. Gives (..., d_model).
 
-        drop: the probability of dropping an element before the second product, in a call with
-        gradients.
+        drop: the probability of dropping an element before the second product. By one seed it drops
+        the same ones with gradients and without.
         """
         if torch.compiler.is_compiling():
             return self._compiled(x)
@@ -299,7 +299,7 @@ class Engine:
         """Both products sparsely. False where the next way should serve, as in `_run_few`."""
         if not ready.screened:
             return False
-        x, y = (t.numpy().reshape(tokens, self._d_model) for t in (rows, out))
+        x, y = (as_array(t).reshape(tokens, self._d_model) for t in (rows, out))
         team = team_for(self._weights * (1 + tokens // 4))
 
         def kernel(now: Prepared) -> Any:
@@ -336,7 +336,7 @@ class Engine:
             return "dense", self._dense(rows)
         w1, b1, w2, b2, _, _ = self.neurons.tensors()
         z = dense.linear(rows, w1, b1)
-        z_rows, out_rows = (t.numpy().reshape(-1, t.shape[-1]) for t in (z, out))
+        z_rows, out_rows = (as_array(t).reshape(-1, t.shape[-1]) for t in (z, out))
         found = many.combine(z_rows, *ready.many, limit, out_rows, team_for(z.nbytes))
         if found >= 0:
             return "many", out

@@ -307,14 +307,14 @@ def _sparse_forward(
     at = start.numpy(), offset.numpy(), neuron.numpy()
     factor = torch.empty(0 if wg is None else len(neuron))
     if wg is not None:
-        c = (torch.zeros(d_ff) if b1 is None else b1.float()).view(1, -1).numpy()
+        c = as_array((torch.zeros(d_ff) if b1 is None else b1.float()).view(1, -1))
         keys = as_array(w1.contiguous())
         gradients.factors(*at, as_array(rows), keys, c, factor.numpy(), team)
     h, y = torch.empty(len(neuron)), torch.empty(tokens, d)
     kernel = call.activation.kernel, call.threshold, np.float32(call.scale)
     active.hidden(as_array(z), factor.numpy(), *kernel, h.numpy(), team)
-    bias = (torch.zeros(d) if b2 is None else b2.float()).numpy()
-    active.add_rows(*at, h.numpy(), values.numpy(), bias, y.numpy(), team)
+    bias = as_array(torch.zeros(d) if b2 is None else b2.float())
+    active.add_rows(*at, h.numpy(), values.numpy(), bias, as_array(y), team)
     size = h.abs().sum() if call.sized else torch.zeros(())
     return y.to(rows.dtype), size, [*lists] if wg is None else [*lists, factor]
 
@@ -366,7 +366,7 @@ def _sparse_backward(step: _Step, kept: Any, call: Call, dsize: float, wanted: A
         for numbers, matrix in [(dz, w1)] if wg is None else [(dz, wg), (dfactor, w1)]:
             part, zeros = torch.empty(tokens, d), np.zeros(d, np.float32)
             rows = as_array(matrix.contiguous())
-            active.add_rows(*lists, numbers.numpy(), rows, zeros, part.numpy(), team)
+            active.add_rows(*lists, numbers.numpy(), rows, zeros, as_array(part), team)
             dx = part if dx is None else dx.add_(part)
     db2 = step.out.sum(0) if of_b2 else None
     dgate, dgate_bias, dup, dup_bias = maps

@@ -214,7 +214,27 @@ def _are(numbers: Tensor, dtype: torch.dtype) -> bool:
 def as_array(tensor: Tensor) -> npt.NDArray[Any]:
     """A contiguous CPU tensor for the kernels, in place: float32, bfloat16 as uint16, or float16 as
     int16, so that its type tells which of the two it is."""
-    if tensor.dtype in HELD_AS:
-        tensor = tensor.view(HELD_AS[tensor.dtype])
-    array: npt.NDArray[Any] = tensor.numpy()
-    return array
+    return np.asarray(_Memory(tensor))
+
+
+class _Memory:
+    """A tensor as NumPy's array interface describes it.
+
+    `tensor.numpy()` would forbid torch, for good, to change the size of the memory, as it does
+    between the steps of sharded training (`fully_shard`).
+    """
+
+    def __init__(self, tensor: Tensor) -> None:
+        self.tensor = tensor  # which keeps the memory as long as the array lives
+        kind = HELD_AS.get(tensor.dtype, tensor.dtype)
+        place = tensor.data_ptr() if tensor.numel() else _NOWHERE.data_ptr()
+        self.__array_interface__ = {
+            "version": 3,
+            "shape": tuple(tensor.shape),
+            "typestr": np.dtype(str(kind).removeprefix("torch.")).str,
+            "strides": tuple(stride * tensor.itemsize for stride in tensor.stride()),
+            "data": (place, False),
+        }
+
+
+_NOWHERE = torch.empty(1, device="cpu")

@@ -122,12 +122,10 @@ def _hands_on(func: Any, first: Deferred, args: Any, kwargs: Any) -> bool:
 
 
 def _drops(func: Any, first: Deferred, args: Any, kwargs: Any) -> bool:
-    """Whether func is a dropout of what the activation returns, in training: then it is noted, and
-    part of what the tensor stands for."""
+    """Whether func is a dropout of what the activation returns: then it is noted, and part of what
+    the tensor stands for."""
     held = first.__dict__
     if func is not F.dropout or held["role"] != "active" or "drop" in held:
-        return False
-    if not (torch.is_grad_enabled() and held["modes"][0]):
         return False
     held["drop"], _, _ = _dropout(*args[1:], **kwargs)
     compute = held["compute"]
