@@ -142,11 +142,11 @@ def test_compiles_into_one_graph() -> None:
     twin = copy.deepcopy(model)
     report = optimize(model)
     compiled = torch.compile(model, fullgraph=True, backend="aot_eager")
-    same(compiled(drawn(2, 5, D)), twin(drawn(2, 5, D)))  # with gradients: torch's own operations
+    same(compiled(drawn(2, 5, D)), twin(drawn(2, 5, D)))
     with torch.no_grad():
         for x in (drawn(2, 5, D), drawn(2, 5, D, seed=1), drawn(1, 1, D)):
             same(compiled(x), twin(x))
-    assert all(sum(entry.engine.calls.values()) == 3 for entry in report.swapped)
+    assert all(sum(entry.engine.calls.values()) == 4 for entry in report.swapped)
     for module in (model, twin):  # hooks come before compilation, says torch
         module[2].up.register_forward_hook(lambda module, args, y: y + 1)
     torch.compiler.reset()

@@ -12,15 +12,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from reluctant import training
 from reluctant.activations import Activation, resolve, thresholded_relu
 from reluctant.kernels import gradients, sums
-from reluctant.training import Call, feed_forward, plain
+from reluctant.training import Call, Weights, feed_forward, lists, plain
 
 ACTIVATIONS = [*map(resolve, ("relu", "relu2", "relu6", "hardswish")), thresholded_relu(0.5)]
 # Limits of the active neurons' way, and of its sketch: the ways that a step can go.
 WAYS = {"lists": (2.0, 0.0), "screened": (2.0, 2.0), "dense": (0.0, 0.0)}
-Weights = Any
 
 
 def call_of(activation: Activation, way: str, drop: float = 0.0, *, sized: bool = True) -> Call:
@@ -45,7 +43,7 @@ def drawn(
         fires = bg if gated else b1
         assert fires is not None
         fires += shift
-    return draw(*shape, d), (w1, b1, w2, b2, wg, bg)
+    return draw(*shape, d), Weights(w1, b1, w2, b2, wg, bg)
 
 
 def results(
@@ -53,7 +51,7 @@ def results(
 ) -> list[Tensor]:
     """y, the sum of |h|, and the gradients of x and the weights that there are."""
     tensors = [None if t is None else t.to(dtype).requires_grad_() for t in (x, *weights)]
-    y, size = function(tensors[0], tuple(tensors[1:]))
+    y, size = function(tensors[0], Weights(*tensors[1:]))
     leaves = [t for t in tensors if t is not None]
     grads = torch.autograd.grad((y, size), leaves, (dy.to(dtype), torch.full_like(size, 0.5)))
     return [y.detach(), size.detach(), *grads]
@@ -141,7 +139,7 @@ def test_the_error_is_no_larger_than_torchs(
         return (torch.randn(*sizes, generator=generator) * scale).to(dtype).double()
 
     x, weights = drawn(draw, (tokens,), d, d_ff, gated=gated, shift=shift)
-    weights = tuple(None if t is None else t.to(dtype).double() for t in weights)
+    weights = Weights(*(None if t is None else t.to(dtype).double() for t in weights))
     call, dy = call_of(resolve(activation), way), draw(tokens, d)
     # A z within rounding of zero may fall to either side, with another slope: not of interest.
     fires, b = (weights[4], weights[5]) if gated else (weights[0], weights[1])
@@ -213,7 +211,7 @@ def test_gradients_that_nobody_wants_are_not_computed(
             None if t is None else t.detach().clone().requires_grad_(f)
             for t, f in zip((x, *weights), flags, strict=True)
         ]
-        y, _ = function(tensors[0], tuple(tensors[1:]))
+        y, _ = function(tensors[0], Weights(*tensors[1:]))
         if any(wanted):
             y.square().sum().backward()
         assert y.requires_grad == any(wanted)
@@ -261,7 +259,7 @@ def test_a_factor_that_overflows_is_seen() -> None:
     weights[0][1] = 3e38
     x = torch.full((3, 2), 1e5)
     call = call_of(resolve("relu"), "lists")
-    y, _ = feed_forward(x, tuple(weights), call)  # type: ignore[arg-type]
+    y, _ = feed_forward(x, Weights(*weights), call)
     assert y.isnan().all()
 
 
@@ -273,7 +271,7 @@ def test_dropout_drops_in_both_directions(way: str) -> None:
     eye = torch.eye(d)
     x = torch.randn(200, d).requires_grad_()
     torch.manual_seed(3)
-    y, _ = feed_forward(x, (eye, None, eye, None, None, None), call)
+    y, _ = feed_forward(x, Weights(eye, None, eye, None), call)
     y.sum().backward()
     alive, stays = x > 0, y != 0
     assert not stays[~alive].any()
@@ -286,9 +284,9 @@ def test_dropout_drops_in_both_directions(way: str) -> None:
         rate = (stays & alive).sum(axis) / alive.sum(axis)
         assert (rate - (1 - p)).abs().max() < 6 * (p * (1 - p) / 60) ** 0.5
     torch.manual_seed(3)
-    again, _ = feed_forward(x, (eye, None, eye, None, None, None), call)
+    again, _ = feed_forward(x, Weights(eye, None, eye, None), call)
     assert torch.equal(again, y)
-    other, _ = feed_forward(x, (eye, None, eye, None, None, None), call)
+    other, _ = feed_forward(x, Weights(eye, None, eye, None), call)
     assert not torch.equal(other, y)
 
 
@@ -335,7 +333,7 @@ def test_the_reference_way_passes_gradcheck() -> None:
         call = call_of(activation, "dense")
 
         def function(x: Tensor, *some: Tensor, call: Call = call) -> tuple[Tensor, Tensor]:
-            return plain(x, (*some, None, None)[:6], call, F.dropout)  # type: ignore[arg-type]
+            return plain(x, Weights(*some), call, F.dropout)
 
         assert torch.autograd.gradcheck(function, tensors)
 
@@ -355,7 +353,7 @@ def test_bits_do_not_depend_on_threads(way: str) -> None:
         torch.manual_seed(0)
         with torch.random.fork_rng():
             found.append(
-                results(lambda *t: feed_forward(*t, call), x, (w1, b1, w2, b2, None, None), dy,
+                results(lambda *t: feed_forward(*t, call), x, Weights(w1, b1, w2, b2), dy,
                         torch.float32)
             )  # fmt: skip
     torch.set_num_threads(before)
@@ -370,13 +368,11 @@ def test_many_tokens_go_in_parts(monkeypatch: pytest.MonkeyPatch) -> None:
     x, weights = drawn(lambda *s: torch.randn(*s), (300,), 8, 70, gated=True)
     call, found = call_of(resolve("relu"), "lists", 0.2), []
     for size in (2**24, 100 * 4 * 70, 1):
-        monkeypatch.setattr(training, "_Z_BYTES", size)
+        monkeypatch.setattr(lists, "Z_BYTES", size)
         torch.manual_seed(0)
         with torch.random.fork_rng():
             dy = torch.ones(300, 8)
-            found.append(
-                results(lambda *t: feed_forward(*t, call), x, weights, dy, torch.float32)
-            )
+            found.append(results(lambda *t: feed_forward(*t, call), x, weights, dy, torch.float32))
     for other in found[1:]:
         for mine, same in zip(found[0], other, strict=True):
             torch.testing.assert_close(mine, same, rtol=1e-4, atol=1e-3)
@@ -400,8 +396,8 @@ def test_a_crowded_call_is_dense_from_where_it_is() -> None:
 @pytest.mark.skipif(not sums.BYTES, reason="no byte products here: nothing is screened")
 def test_few_tokens_tell_whether_a_sketch_would_pay(monkeypatch: pytest.MonkeyPatch) -> None:
     made = []
-    of = training.Sketch.of
-    monkeypatch.setattr(training.Sketch, "of", lambda rows: made.append(1) or of(rows))
+    of = lists.Sketch.of
+    monkeypatch.setattr(lists.Sketch, "of", lambda rows: made.append(1) or of(rows))
     x, weights = drawn(lambda *s: torch.randn(*s), (300,), 8, 70)
     for screen, count in ((0.2, 0), (0.9, 1)):
         feed_forward(x, weights, Call(resolve("relu"), 0.0, 2.0, screen, False, lambda *_, **__: 0))

@@ -369,7 +369,7 @@ def test_saved_tensors_may_be_packed_and_anomalies_are_found() -> None:
         (layer(x) * float("nan")).sum().backward()
 
 
-WORKER = '''
+WORKER = """
 import copy, os, sys
 import torch, torch.distributed as dist
 from torch import nn
@@ -410,7 +410,7 @@ for step in range(3):
 calls = [m._reluctant.engine.calls for m in served.modules() if "_reluctant" in m.__dict__]
 assert [c["training"] for c in calls] == [3, 3], calls
 dist.destroy_process_group()
-'''
+"""
 
 
 @pytest.mark.parametrize("how", ["ddp", "fully_shard"])

@@ -154,7 +154,7 @@ class Engine:
 
     def _compiled(self, x: Tensor) -> Tensor:
         """`__call__` as compilers trace it."""
-        tensors, trainer = self.neurons.tensors(), self.trainer
+        tensors, trainer = training.Weights(*self.neurons.tensors()), self.trainer
         if self.neurons.norm is not None:  # no operator has one
             return dense.plain(x, *self._parts())
         if not self._needs_grad(x):
@@ -166,7 +166,7 @@ class Engine:
             return trainer.broken(x)
         rows = x.reshape(-1, x.shape[-1])
         y, *_ = op_training.train(rows, *tensors, self._handle, self._label)
-        return y.view(x.shape)
+        return y.view(x.shape)  # type: ignore[no-any-return]
 
     def _needs_grad(self, x: Tensor) -> bool:
         return torch.is_grad_enabled() and (

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from reluctant import op, training, ways
+from reluctant.training import step
 
 
 @torch.library.custom_op("reluctant::train", mutates_args=(), device_types=None)
@@ -26,12 +27,13 @@ def train(
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
     """The layer, x: (tokens, d_model), and, one-dimensional, what its backward pass needs."""
     call = _call(x, w1.numel(), op.server_of(handle), activation)
-    y, _, kept = training.forward(x.contiguous(), (w1, b1, w2, b2, wg, bg), call, 0)
-    if len(kept) < 4:  # the dense way's
-        z, *factor = kept
-        start, offset, neuron = (torch.empty(0, dtype=kind) for kind in _kinds(x, w1)[:3])
-    else:
+    weights = training.Weights(w1, b1, w2, b2, wg, bg)
+    y, _, kept = step.forward(x.contiguous(), weights, call, 0)
+    if step.is_sparse(kept):
         start, offset, neuron, z, *factor = kept
+    else:
+        z, *factor = kept
+        start, offset, neuron = (x.new_empty(0, dtype=kind) for kind in _kinds(x, w1))
     flat = (t.view(-1) for t in (start, offset, neuron, z, *(factor or [x.new_empty(0)])))
     return (y, *flat)  # type: ignore[return-value]
 
@@ -93,12 +95,10 @@ def train_backward(
         lists = [start, offset.view(len(x), -1), neuron, z, *factors]
     else:
         lists = [t.view(shape) for t in (z, *factors)]
-    inputs, size = [x, w1, b1, w2, b2, wg, bg], dy.new_zeros((), dtype=torch.float32)
-    rows, *weights = inputs
-    if not training.are_exact(lists, dy):
-        lists = training.dense_instead(rows, tuple(weights), lists, call)
-    step = rows.contiguous(), tuple(weights), lists, call, dy.contiguous()
-    found = training.gradients_of(*step, size, wanted)
+    weights, size = training.Weights(w1, b1, w2, b2, wg, bg), dy.new_zeros((), dtype=torch.float32)
+    if not step.are_exact(lists, dy):
+        lists = step.dense_instead(x.contiguous(), weights, lists, call)
+    found = step.backward(x, weights, lists, call, dy, size, wanted)
     return [dy.new_empty(0) if t is None else t.contiguous() for t in found]
 
 

@@ -22,7 +22,7 @@ from reluctant.kernels.team import team_of
 from reluctant.linear import few_rows
 from reluctant.projection import Projection
 from reluctant.sketch import SERVED
-from reluctant.training import DTYPES, Call, feed_forward
+from reluctant.training import DTYPES, Call, Weights, feed_forward
 from reluctant.ways import NEVER_ABOVE, Limits
 from reluctant.weights import Neurons
 
@@ -125,12 +125,12 @@ def compile_step(dtype: torch.dtype, *, gated: bool) -> None:
     """The same for training steps: with a dense first product, and with a sketch."""
     layer = FeedForward(D_MODEL, D_FF, "reglu" if gated else "relu", dtype=dtype)
     up, down, gate = layer.up, layer.down, layer.gate
-    weights = Neurons(up, down, gate).tensors()
+    weights = Weights(*Neurons(up, down, gate).tensors())
     x = torch.randn(20, D_MODEL, dtype=dtype, requires_grad=True)
     for screen in (0.0, NEVER_ABOVE) if dtype is torch.float32 and sums.BYTES else (0.0,):
         call = Call(layer.activation, 0.0, NEVER_ABOVE, screen, False, _nobody)
         with torch.enable_grad():
-            feed_forward(x, weights, call)[0].sum().backward()
+            feed_forward(x, weights, call)[0].sum().backward()  # type: ignore[no-untyped-call]
 
 
 def _nobody(pairs: int, active: int, *, sparse: bool) -> None:

@@ -51,23 +51,23 @@ class Trainer:
 
     def __call__(self, x: Tensor, drop: float, *, sparse: bool = True) -> Tensor:
         """The layer with gradients. x: (..., d_model). sparse: unless the dense way is pinned."""
-        weights = self.neurons.tensors()
+        weights = training.Weights(*self.neurons.tensors())
         if torch.is_autocast_enabled("cpu"):
             kind = torch.get_autocast_dtype("cpu")
-            x, *cast = (None if t is None else t.to(kind) for t in (x, *weights))  # type: ignore[assignment]
+            cast = training.Weights(*(None if t is None else t.to(kind) for t in weights))
             with torch.autocast("cpu", enabled=False):
-                return self._step(x, tuple(cast), drop, sparse=sparse)
+                return self._step(x.to(kind), cast, drop, sparse=sparse)
         return self._step(x, weights, drop, sparse=sparse)
 
-    @torch.compiler.disable
+    @torch.compiler.disable  # type: ignore[untyped-decorator]
     def broken(self, x: Tensor) -> Tensor:
         """`__call__` outside of compiled code, for what lets others know of it."""
         return self(x, 0.0)
 
     def _step(self, x: Tensor, weights: training.Weights, drop: float, *, sparse: bool) -> Tensor:
-        tokens, pairs = x.numel() // max(x.shape[-1], 1), weights[0].shape[0]
+        tokens, d_ff = x.numel() // max(x.shape[-1], 1), len(weights.w1)
         name = str(x.dtype).removeprefix("torch.")
-        limits = ways.training_limits(name, weights[0].numel(), tokens) if sparse else (0.0, 0.0)
+        limits = ways.training_limits(name, weights.w1.numel(), tokens) if sparse else (0.0, 0.0)
         why = self.why_torch or training.unserved(x, weights)
         call = training.Call(self.activation, drop, *limits, self.penalty is not None, self.count)
         if why or call.limit == 0 or self.neurons.norm is not None:
@@ -78,7 +78,7 @@ class Trainer:
         else:
             y, size = training.feed_forward(x, weights, call)
         if self.penalty is not None:
-            self.penalty.add(self, size, tokens * pairs)
+            self.penalty.add(self, size, tokens * d_ff)
         return y
 
     def _plain(

@@ -72,7 +72,8 @@ def _seconds(
     layer = drawn.draw(*shape, 0.04, generator, dtype=dtype).requires_grad_()
     x = torch.randn(tokens, shape[0], generator=generator).to(dtype).requires_grad_()
     dy = torch.randn(tokens, shape[0], generator=generator).to(dtype)
-    weights = (layer.up.weight, layer.up.bias, layer.down.weight, layer.down.bias, None, None)
+    up, down = layer.up, layer.down
+    weights = training.Weights(up.weight, up.bias, down.weight, down.bias)
 
     def ours(limit: float) -> torch.Tensor:
         call = training.Call(layer.activation, 0.0, limit, 0.0, False, _nobody)
@@ -81,7 +82,7 @@ def _seconds(
     def step(forward: Callable[[], torch.Tensor], _: int) -> None:
         for leaf in (x, *layer.parameters()):
             leaf.grad = None
-        forward().backward(dy)
+        forward().backward(dy)  # type: ignore[no-untyped-call]
 
     forwards: dict[str, Any] = {"ours": partial(ours, NEVER_ABOVE), "dense": partial(ours, 0.0)}
     calls = {name: partial(step, each) for name, each in forwards.items()}

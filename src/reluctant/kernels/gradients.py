@@ -253,7 +253,9 @@ def _block(b: int, who: int, pairs: Any, rule: Any, wanted: Any) -> None:
             low = start
             for q in range(low, end):
                 if rule.penalty != 0 and h[q] != 0:
-                    dh[q] += rule.penalty if h[q] > 0 else -rule.penalty if h[q] < 0 else np.float32(0)
+                    dh[q] += (
+                        rule.penalty if h[q] > 0 else -rule.penalty if h[q] < 0 else np.float32(0)
+                    )
                 dfactor[q] = value[q] * dh[q]
                 dh[q] *= slope[q]
             if with_gate:

@@ -16,7 +16,13 @@ from reluctant.surgery.state import KEY, State
 
 __all__ = ["KEY", "Seat"]
 MOST_TRIES = 8
-_UNKNOWN = {"checked": frozenset(), "refused": frozenset(), "state": None, "refuted": None, "tries": 0}
+_UNKNOWN: dict[str, Any] = {
+    "checked": frozenset(),
+    "refused": frozenset(),
+    "state": None,
+    "refuted": None,
+    "tries": 0,
+}
 _UNKNOWN |= {"context": None, "noted": 0, "touched": 0}
 
 

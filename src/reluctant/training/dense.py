@@ -1,0 +1,102 @@
+"""The products of a step in full, for crowded calls: by oneDNN where it is the faster."""
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from reluctant import dense
+from reluctant.kernels.codes import HARDSWISH, RELU2, RELU6
+from reluctant.training.call import Call, Weights
+
+_CHAIN = 1024  # tokens that are added up one after the other
+
+
+def forward(
+    rows: Tensor, weights: Weights, call: Call, seed: int, z: Tensor | None = None
+) -> tuple[Tensor, Tensor, list[Tensor]]:
+    """y, the sum of |h|, and what is to be kept: z (of a ReLU what becomes of it), a gated layer's
+    factors, what dropout lets be. z: the first tokens' first product, if it is there.
+    """
+    done = 0 if z is None else len(z)
+    if z is None or done < len(rows):
+        rest = dense.linear(rows[done:], *weights.fires)
+        z = rest if z is None else torch.cat([z, rest])
+    h = torch.relu_(z) if call.activation.name == "relu" else call.activation(z)
+    kept = [z]
+    if weights.wg is not None:
+        kept.append(dense.linear(rows, weights.w1, weights.b1))
+        h = h * kept[-1]
+    if call.drop > 0:
+        draw = torch.Generator("cpu").manual_seed(seed)
+        stays = torch.empty(h.shape, dtype=torch.bool, device="cpu")
+        kept.append(stays.bernoulli_(1 - call.drop, generator=draw))
+        h = h * (stays * call.scale).to(h.dtype)
+    wide = torch.float32
+    size = h.abs().sum(dtype=wide) if call.sized else h.new_zeros((), dtype=wide)
+    return dense.linear(h, weights.w2, weights.b2), size, kept
+
+
+def backward(
+    rows: Tensor, weights: Weights, kept: list[Tensor], call: Call, dy: Tensor, dsize: Tensor,
+    wanted: Any,
+) -> list[Any]:  # fmt: skip
+    """The gradients of x and of the six weights; None where they are not wanted.
+
+    dy: (tokens, d_model), contiguous; dsize: of the sum of |h|.
+    """
+    w1, _, w2, _, wg, _ = weights
+    z, factor = kept[0], None if wg is None else kept[1]
+    scale = None if call.drop == 0 else (kept[-1] * call.scale).to(z.dtype)
+    value = z if call.activation.name == "relu" else call.activation(z)
+    h = value if factor is None else value * factor
+    h = h if scale is None else h * scale
+    found: list[Any] = [None] * len(wanted)
+    if wanted[3]:
+        found[3] = _over_tokens(dy, h)
+    if wanted[4]:
+        found[4] = dy.sum(0)
+    if not any(wanted[k] for k in (0, 1, 2, 5, 6)):
+        return found
+    dh = dense.linear(dy, w2.t(), None)
+    if dsize != 0:
+        dh = dh + dsize * h.sign()
+    dh = dh if scale is None else dh * scale
+    dz = _through(call, z, dh if factor is None else dh * factor)
+    fires, _ = weights.fires
+    maps = [(dz, fires, 1)] if factor is None else [(dz, fires, 5), (dh * value, w1, 1)]
+    for each, weight, at in maps:
+        if wanted[0]:
+            part = dense.linear(each, weight.t(), None)
+            found[0] = part if found[0] is None else found[0] + part
+        if wanted[at]:
+            found[at] = _over_tokens(each, rows)
+        if wanted[at + 1]:
+            found[at + 1] = each.sum(0)
+    return found
+
+
+def _over_tokens(a: Tensor, b: Tensor) -> Tensor:
+    """a^T b, some tokens after the others: oneDNN adds one long chain up, and loses on the way."""
+
+    def part(first: int) -> Tensor:
+        one, other = (t[first : first + _CHAIN].t() for t in (a, b))
+        return dense.linear(one, other, None)
+
+    total = part(0)
+    for first in range(_CHAIN, len(a), _CHAIN):
+        total += part(first)
+    return total
+
+
+def _through(call: Call, z: Tensor, dh: Tensor) -> Tensor:
+    """f'(z) dh, as autograd has it."""
+    aten, kernel = torch.ops.aten, call.activation.kernel
+    if kernel == RELU6:
+        dz: Tensor = aten.hardtanh_backward(dh, z, 0.0, 6.0)
+    elif kernel == HARDSWISH:
+        dz = aten.hardswish_backward(dh, z)
+    else:
+        dh = dh * (2 * torch.relu(z)) if kernel == RELU2 else dh
+        dz = aten.threshold_backward(dh, z, call.activation.zero_below)
+    return dz

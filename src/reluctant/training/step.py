@@ -1,0 +1,67 @@
+"""One step, forward and backward, without autograd: over active neurons, or dense."""
+
+from dataclasses import replace
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from reluctant.training import dense, lists, sparse
+from reluctant.training.call import Call, Weights, is_finite
+
+
+def forward(
+    rows: Tensor, weights: Weights, call: Call, seed: int
+) -> tuple[Tensor, Tensor, list[Tensor]]:
+    """y, the sum of |h|, and what the backward pass needs: see `is_sparse`.
+
+    rows: (tokens, d_model), contiguous. seed: of dropout.
+    """
+    found, z = lists.find(rows, weights, call, seed)
+    values = None if found is None else sparse.values_of(weights.w2)
+    if found is None or values is None:
+        return dense.forward(rows, weights, call, seed, z)
+    return sparse.forward(rows, weights, call, found, values)
+
+
+def is_sparse(kept: list[Tensor]) -> bool:
+    """Whether that is of active neurons: four tensors and, of a gated layer, its factors. The dense
+    way keeps three at most."""
+    return len(kept) > 3  # noqa: PLR2004
+
+
+def are_exact(kept: list[Tensor], dy: Tensor) -> bool:
+    """Whether gradients by what was kept would be the layer's: 0 * inf is none of a zero."""
+    return not is_sparse(kept) or is_finite(dy)
+
+
+def dense_instead(rows: Tensor, weights: Weights, kept: list[Tensor], call: Call) -> list[Tensor]:
+    """What the dense way would have kept."""
+    _, _, made = dense.forward(rows, weights, replace(call, drop=0.0), 0)
+    return made if call.drop == 0 else [*made, stays(made[0], kept)]
+
+
+def stays(h: Tensor, kept: list[Tensor]) -> Tensor:
+    """Which elements of h dropout let be, (tokens, d_ff); of neurons that are not active it does
+    not matter."""
+    if not is_sparse(kept):
+        return kept[-1]
+    start, _, neuron, *_ = kept
+    found = torch.zeros(h.shape, dtype=torch.bool, device="cpu")
+    token = torch.repeat_interleave(torch.arange(len(found), device="cpu"), start.diff())
+    found[token, neuron.long()] = True
+    return found
+
+
+def backward(
+    rows: Tensor, weights: Weights, kept: list[Tensor], call: Call, dy: Tensor, dsize: Tensor,
+    wanted: Any,
+) -> list[Any]:  # fmt: skip
+    """The gradients of x and of the weights, those that are wanted, where they `are_exact`.
+
+    weights: as in `forward`; biases are not read. dy: (tokens, d_model); dsize: of the sum of |h|.
+    """
+    step = rows.contiguous(), weights, kept, call, dy.contiguous()
+    if is_sparse(kept):
+        return sparse.backward(*step, float(dsize), wanted)
+    return dense.backward(*step, dsize, wanted)
