@@ -291,7 +291,7 @@ def test_dropout_drops_in_both_directions(way: str) -> None:
 
 
 def test_dropout_of_all() -> None:
-    x, weights = drawn(lambda *s: torch.randn(*s), (20,), 8, 70)
+    x, weights = drawn(torch.randn, (20,), 8, 70)
     for way in WAYS:
         y, _ = feed_forward(x, weights, call_of(resolve("relu"), way, 1.0))
         assert torch.equal(y, weights[3].expand(20, 8))
@@ -365,7 +365,7 @@ def test_bits_do_not_depend_on_threads(way: str) -> None:
 
 def test_many_tokens_go_in_parts(monkeypatch: pytest.MonkeyPatch) -> None:
     """Whose lists are one list afterwards."""
-    x, weights = drawn(lambda *s: torch.randn(*s), (300,), 8, 70, gated=True)
+    x, weights = drawn(torch.randn, (300,), 8, 70, gated=True)
     call, found = call_of(resolve("relu"), "lists", 0.2), []
     for size in (2**24, 100 * 4 * 70, 1):
         monkeypatch.setattr(lists, "Z_BYTES", size)
@@ -380,7 +380,7 @@ def test_many_tokens_go_in_parts(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_a_crowded_call_is_dense_from_where_it_is() -> None:
     told: list[tuple[int, int, bool]] = []
-    x, weights = drawn(lambda *s: torch.randn(*s), (300,), 8, 70)
+    x, weights = drawn(torch.randn, (300,), 8, 70)
 
     def seen(pairs: int, active: int, *, sparse: bool) -> None:
         told.append((pairs, active, sparse))
@@ -398,14 +398,14 @@ def test_few_tokens_tell_whether_a_sketch_would_pay(monkeypatch: pytest.MonkeyPa
     made = []
     of = lists.Sketch.of
     monkeypatch.setattr(lists.Sketch, "of", lambda rows: made.append(1) or of(rows))
-    x, weights = drawn(lambda *s: torch.randn(*s), (300,), 8, 70)
+    x, weights = drawn(torch.randn, (300,), 8, 70)
     for screen, count in ((0.2, 0), (0.9, 1)):
         feed_forward(x, weights, Call(resolve("relu"), 0.0, 2.0, screen, False, lambda *_, **__: 0))
         assert len(made) == count
 
 
 def test_a_bias_that_was_written_to_is_refused_where_it_is_read_again() -> None:
-    x, weights = drawn(lambda *s: torch.randn(*s), (20,), 8, 70)
+    x, weights = drawn(torch.randn, (20,), 8, 70)
     weights[1].requires_grad_()
     call = call_of(resolve("relu"), "lists", sized=False)
     for dy, refused in ((torch.ones(20, 8), False), (torch.full((20, 8), np.inf), True)):

@@ -163,10 +163,10 @@ class Engine:
         if self._way == "dense" or trainer.why_torch or training.unserved(x, tensors):
             return dense.plain(x, *self._parts())
         if trainer.penalty is not None:
-            return trainer.broken(x)
+            return trainer.broken(x)  # type: ignore[no-any-return]
         rows = x.reshape(-1, x.shape[-1])
-        y, *_ = op_training.train(rows, *tensors, self._handle, self._label)
-        return y.view(x.shape)  # type: ignore[no-any-return]
+        trained: tuple[Tensor, ...] = op_training.train(rows, *tensors, self._handle, self._label)
+        return trained[0].view(x.shape)
 
     def _needs_grad(self, x: Tensor) -> bool:
         return torch.is_grad_enabled() and (

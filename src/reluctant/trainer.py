@@ -54,7 +54,7 @@ class Trainer:
         weights = training.Weights(*self.neurons.tensors())
         if torch.is_autocast_enabled("cpu"):
             kind = torch.get_autocast_dtype("cpu")
-            cast = training.Weights(*(None if t is None else t.to(kind) for t in weights))
+            cast = weights.each(lambda t: t.to(kind))
             with torch.autocast("cpu", enabled=False):
                 return self._step(x.to(kind), cast, drop, sparse=sparse)
         return self._step(x, weights, drop, sparse=sparse)

@@ -25,7 +25,7 @@ from reluctant.kernels.vector import above, count_bits, lowest_bit
 
 BLOCK = 128  # neurons, a multiple of BITS
 _LISTED = 16  # tokens of a piece where neurons are counted and listed
-_TOGETHER_BYTES = 2**20  # of the values of some blocks that are added up together
+_TOGETHER_BYTES = 2**20  # of the values of the blocks that are added up together
 _TOKENS = 128  # of a piece of a sum
 # A z below it is -inf, and listed: its row of W1, or x, may hold an infinity, which 0 makes a NaN.
 FINITE = np.float32(-3.4028235e38)
@@ -34,9 +34,9 @@ FINITE = np.float32(-3.4028235e38)
 class Active(NamedTuple):
     """Lists of active neurons.
 
-    start: (tokens + 1,) int64, where each token's list starts; offset: (tokens, blocks + 1), how far
-    behind that each block of neurons does; neuron: (n,); z: (n,), its pre-activation, as it came.
-    offset and neuron are uint16 of layers with fewer than 2^16 neurons, otherwise int32.
+    start: (tokens + 1,) int64, where each token's list starts; offset: (tokens, blocks + 1), how
+    far behind that each block of neurons does; neuron: (n,); z: (n,), its pre-activation, as it
+    came. offset and neuron are uint16 of layers with fewer than 2^16 neurons, otherwise int32.
     """
 
     start: npt.NDArray[np.int64]

@@ -23,7 +23,7 @@ from reluctant.kernels.transpose import turn
 from reluctant.kernels.vector import I64, LANES, ZEROS, Emitter
 
 # Of x and dy of a block of tokens. Smaller ones stay in the second-level cache, but their lists are
-# so short that beginning and ending them costs more: at 1024/4096 with 5 % 34 ms with 2^19, 20 here.
+# so short that beginning and ending them costs more: at 1024/4096, 5 %, 34 ms with 2^19, 20 here.
 TOKEN_BYTES = 2**21
 _PAD = 16  # columns more than the rows have: whose length would else be a power of two
 _CHAIN = 64  # pairs whose products are added up one to the other
@@ -160,7 +160,7 @@ def _multiply(y: Any, token: Any, first: int, last: int, v: Any, i: int, out: An
 
 @kernel()
 def _gather(b: int, start: Any, offset: Any, neuron: Any, ends: Any) -> Any:
-    """A block's pairs, neuron by neuron and token by token: their tokens, and where they are listed.
+    """A block's pairs, neuron by neuron, token by token: their tokens, and where they are listed.
 
     ends: (BLOCK,), becomes where each neuron's end.
     """
@@ -202,72 +202,102 @@ def _sums(ends: Any, numbers: Any, base: int, into: Any) -> None:
 
 
 @kernel()
-def _block(b: int, who: int, pairs: Any, rule: Any, wanted: Any) -> None:
-    """All gradients of one block of neurons."""
-    (tokens, d), d_ff = pairs.dy.shape, pairs.w2.shape[1]
-    base, count, gated = b * BLOCK, min(BLOCK, d_ff - b * BLOCK), pairs.factor.shape[0] > 0
-    ends = np.empty(BLOCK, np.int64)
-    token, place = _gather(b, pairs.start, pairs.offset, pairs.neuron, ends)
-    total = token.shape[0]
+def _numbers(pairs: Any, rule: Any, place: Any) -> Any:
+    """Of a block's pairs: scale f(z), h, and what dh has to be multiplied with to give dz."""
+    total, gated = place.shape[0], pairs.factor.shape[0] > 0
     value, slope = np.empty(total, np.float32), np.empty(total, np.float32)
-    h, dh, dfactor = value, np.empty(total, np.float32), np.empty(total, np.float32)
+    h = np.empty(total if gated else 0, np.float32)
     for q in range(total):
         z = as_float(pairs.z[place[q]])
         value[q] = rule.scale * value_of(rule.code, rule.threshold, z)
         slope[q] = rule.scale * slope_of(rule.code, rule.threshold, z)
-    if gated:
-        h = np.empty(total, np.float32)
-        for q in range(total):
+        if gated:
             factor = pairs.factor[place[q]]
             h[q] = value[q] * factor
             slope[q] *= factor
+    return value, h if gated else value, slope
+
+
+@kernel()
+def _penalise(h: Any, penalty: Any, first: int, last: int, dh: Any) -> None:
+    """Adds the gradient of penalty |h|."""
+    for q in range(first, last):
+        if h[q] > 0:
+            dh[q] += penalty
+        elif h[q] < 0:
+            dh[q] -= penalty
+
+
+@kernel()
+def _go_back(dy: Any, token: Any, first: int, last: int, values: Any, r: int, dh: Any, h: Any,
+             sums: Any, adds: bool) -> None:  # fmt: skip
+    """dh = <dy, v> and, if it adds, sums[r] += h dy, over some of a neuron's tokens.
+
+    A long chain of additions loses accuracy: pieces of it are summed for themselves, in the room
+    that `sums` has below those of the block's neurons.
+    """
+    low = first
+    while low < last:
+        stop = min(low + _CHAIN, last)
+        row = BLOCK if adds and stop - low == _CHAIN else r
+        _multiply(dy, token, low, stop, values, r, dh, h, sums, row, adds)
+        if row == BLOCK:
+            for j in range(dy.shape[1]):
+                sums[r, j] += sums[BLOCK, j]
+                sums[BLOCK, j] = 0
+        low = stop
+
+
+@kernel()
+def _scatter(numbers: Any, place: Any, into: Any) -> None:
+    """into[place] = numbers, if it is wanted."""
+    if into.shape[0] > 0:
+        for q in range(place.shape[0]):
+            into[place[q]] = numbers[q]
+
+
+@kernel()
+def _clear(rows: Any, base: int, count: int) -> Any:
+    """Zeros for a block's neurons; whether they are wanted."""
+    if rows.shape[0] > 0:
+        rows[base : base + count, :] = 0
+    return rows.shape[0] > 0
+
+
+@kernel()
+def _block(b: int, who: int, pairs: Any, rule: Any, wanted: Any) -> None:
+    """All gradients of one block of neurons."""
+    (tokens, d), d_ff = pairs.dy.shape, pairs.w2.shape[1]
+    base, count = b * BLOCK, min(BLOCK, d_ff - b * BLOCK)
+    ends, cursor = np.empty(BLOCK, np.int64), np.zeros(BLOCK, np.int64)
+    token, place = _gather(b, pairs.start, pairs.offset, pairs.neuron, ends)
+    cursor[1:] = ends[:-1]
+    value, h, slope = _numbers(pairs, rule, place)
+    dh, dfactor = np.empty(place.shape[0], np.float32), np.empty(place.shape[0], np.float32)
     values = np.empty((BLOCK, d + _PAD), np.float32)
     turn(pairs.w2, 0, base, d, count, values, 0, 0)
-    with_w2, with_gate, with_up = (
-        wanted.w2.shape[0] > 0, wanted.gate.shape[0] > 0, wanted.up.shape[0] > 0
-    )  # fmt: skip
+    with_w2 = wanted.w2.shape[0] > 0
     sums = np.zeros((BLOCK + 1 if with_w2 else 1, d + _PAD), np.float32)
-    if with_gate:
-        wanted.gate[base : base + count, :] = 0
-    if with_up:
-        wanted.up[base : base + count, :] = 0
-    cursor = np.zeros(BLOCK, np.int64)
-    cursor[1:] = ends[:-1]
+    with_gate, with_up = _clear(wanted.gate, base, count), _clear(wanted.up, base, count)
     length = max(TOKEN_BYTES // (8 * d), 16)
     for first in range(0, tokens, length):
         for r in range(count):
-            start = low = end = cursor[r]
+            low = end = cursor[r]
             while end < ends[r] and token[end] < first + length:
                 end += 1
             cursor[r] = end
-            # A long chain of additions loses accuracy: pieces of it are summed for themselves.
-            while low < end:
-                stop = min(low + _CHAIN, end)
-                row = BLOCK if stop - low == _CHAIN and with_w2 else r
-                _multiply(pairs.dy, token, low, stop, values, r, dh, h, sums, row, with_w2)
-                if row == BLOCK:
-                    for j in range(d):
-                        sums[r, j] += sums[BLOCK, j]
-                        sums[BLOCK, j] = 0
-                low = stop
-            low = start
+            _go_back(pairs.dy, token, low, end, values, r, dh, h, sums, with_w2)
+            if rule.penalty != 0:
+                _penalise(h, rule.penalty, low, end, dh)
             for q in range(low, end):
-                if rule.penalty != 0 and h[q] != 0:
-                    dh[q] += (
-                        rule.penalty if h[q] > 0 else -rule.penalty if h[q] < 0 else np.float32(0)
-                    )
                 dfactor[q] = value[q] * dh[q]
                 dh[q] *= slope[q]
             if with_gate:
                 _add(pairs.x, token, dh, low, end, wanted.gate, base + r)
             if with_up:
                 _add(pairs.x, token, dfactor, low, end, wanted.up, base + r)
-    if wanted.z.shape[0] > 0:
-        for q in range(total):
-            wanted.z[place[q]] = dh[q]
-    if wanted.factor.shape[0] > 0:
-        for q in range(total):
-            wanted.factor[place[q]] = dfactor[q]
+    _scatter(dh, place, wanted.z)
+    _scatter(dfactor, place, wanted.factor)
     _sums(ends, dh, base, wanted.gate_bias)
     _sums(ends, dfactor, base, wanted.up_bias)
     if with_w2:

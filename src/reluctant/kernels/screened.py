@@ -171,8 +171,8 @@ def _block(b: int, size: int, first: int, last: int, x: Any, integers: Any, laye
 
 
 @kernel()
-def list_piece(k: int, who: int, length: int, size: int, x: Any, integers: Any, layer: Any, rule: Any,
-           rooms: Any, lists: Any) -> None:  # fmt: skip
+def list_piece(k: int, who: int, length: int, size: int, x: Any, integers: Any, layer: Any,
+               rule: Any, rooms: Any, lists: Any) -> None:  # fmt: skip
     """One block of tokens, one of neurons; its lists have room for all of them."""
     blocks, d_ff = lists.bounds.shape[1], layer.scale.shape[0]
     first, b = k // blocks * length, k % blocks

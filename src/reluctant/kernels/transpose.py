@@ -88,13 +88,10 @@ def _piece(k: int, who: int, a: Any, b: Any, finite: Any) -> None:
 
 
 @kernel()
-def turned(a: Any, b: Any, team: Any) -> bool:
+def turned(a: Any, b: Any, team: Any) -> Any:
     """b = a^T, (n, d) float32 of (d, n). Whether all numbers are finite, or, rarely, False as well
     where their sum overflows."""
     pieces = -(-a.shape[1] // _COLUMNS)
     finite = np.zeros(pieces, np.bool_)
     spread(_piece, team, pieces, (a, b, finite))
-    for k in range(pieces):
-        if not finite[k]:
-            return False
-    return True
+    return finite.all()

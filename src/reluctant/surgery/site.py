@@ -198,7 +198,7 @@ class Site:
         )
 
     def takes(self, x: object) -> bool:
-        """Whether x and the weights as they are now go together, in the plain way or by autocast."""
+        """Whether x and the weights as they are now go together, or autocast makes them."""
         if type(x) is not Tensor:  # subclasses and tracers want to see the plain operations
             return False
         dtype = self.dtype if torch.is_autocast_enabled("cpu") else x.dtype

@@ -30,6 +30,13 @@ class Weights(NamedTuple):
         """The rows and biases that feed the activation."""
         return (self.w1, self.b1) if self.wg is None else (self.wg, self.bg)
 
+    def each(self, change: Callable[[Tensor], Tensor]) -> "Weights":
+        """With every tensor changed."""
+        w1, b1, w2, b2, wg, bg = (None if t is None else change(t) for t in self)
+        assert w1 is not None
+        assert w2 is not None
+        return Weights(w1, b1, w2, b2, wg, bg)
+
 
 @dataclass(frozen=True)
 class Call:

@@ -35,7 +35,7 @@ class _FeedForward(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, *arguments: Any) -> tuple[Tensor, Tensor]:
         *tensors, call, seed = arguments
-        weights = Weights(*(None if t is None else t.detach() for t in tensors))
+        weights = Weights(*tensors).each(Tensor.detach)
         y, size, kept = step.forward(x.detach().contiguous(), weights, call, seed)
         ctx.call, biases = call, tensors[1::2]
         # As with torch's own layers, biases may be written to before the backward pass.
@@ -44,7 +44,7 @@ class _FeedForward(torch.autograd.Function):
         return y, size
 
     @staticmethod
-    def backward(ctx: Any, dy: Tensor, dsize: Tensor) -> Any:  # type: ignore[override]
+    def backward(ctx: Any, dy: Tensor, dsize: Tensor) -> Any:
         x, w1, w2, wg, *kept = ctx.saved_tensors
         (b1, b2, bg), wanted = (t for t, _ in ctx.biases), ctx.needs_input_grad[:7]
         twice = torch.is_grad_enabled()  # somebody differentiates this once more
@@ -57,7 +57,7 @@ class _FeedForward(torch.autograd.Function):
         weights = Weights(w1, b1, w2, b2, wg, bg)
         if twice:
             return *_differentiable(x, weights, kept, ctx.call, (dy, dsize), wanted), None, None
-        x, weights = x.detach(), Weights(*(None if t is None else t.detach() for t in weights))
+        x, weights = x.detach(), weights.each(Tensor.detach)
         if repeats:
             kept = step.dense_instead(x, weights, kept, ctx.call)
         return *step.backward(x, weights, kept, ctx.call, dy, dsize, wanted), None, None

@@ -27,7 +27,7 @@ def forward(
 def is_sparse(kept: list[Tensor]) -> bool:
     """Whether that is of active neurons: four tensors and, of a gated layer, its factors. The dense
     way keeps three at most."""
-    return len(kept) > 3  # noqa: PLR2004
+    return len(kept) > 3
 
 
 def are_exact(kept: list[Tensor], dy: Tensor) -> bool:
