@@ -40,6 +40,15 @@ large[0].bias -= 2
 reluctant.optimize(large)
 for tokens in (1, 8, 512):
     large(torch.randn(tokens, 512))
+torch.set_grad_enabled(True)
+for dtype in (torch.float32, torch.bfloat16):
+    for activation in ("relu", "relu2", "reglu"):
+        trained = reluctant.FeedForward(48, 200, activation, dropout=0.1).to(dtype)
+        with torch.no_grad():
+            (trained.gate or trained.up).bias -= 2
+        reluctant.optimize(trained)
+        reluctant.activity_penalty(trained, 1.0)
+        trained(torch.randn(300, 48).to(dtype)).sum().backward()
 """
 
 
@@ -63,6 +72,10 @@ def test_the_command_says_where(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     maps: list[object] = []
     monkeypatch.setattr(precompile, "compile_one", seen.append)
     monkeypatch.setattr(precompile, "compile_maps", maps.append)
+    steps: list[tuple[object, bool]] = []
+    monkeypatch.setattr(
+        precompile, "compile_step", lambda dtype, gated: steps.append((dtype, gated))
+    )
     result = CliRunner().invoke(app, ["compile", "--json", str(tmp_path / "x.json")])
     assert result.exit_code == 0, result.output
     assert "all kernels are compiled" in result.stdout
@@ -70,7 +83,8 @@ def test_the_command_says_where(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     assert written["kinds"] == precompile.names()
     assert written["folder"] in result.stdout.replace("\n", "")
     assert seen == precompile.kinds()
-    assert len(seen) + len(maps) == len(precompile.names())
+    assert steps == precompile.STEPS
+    assert len(seen) + len(maps) + len(steps) == len(precompile.names())
 
 
 def test_code_that_can_be_kept_nowhere_is_not_made(monkeypatch: pytest.MonkeyPatch) -> None:
