@@ -322,6 +322,24 @@ def test_what_torch_trains_says_why(caplog: pytest.LogCaptureFixture) -> None:
             assert "trained by" in str(report)
 
 
+def test_what_is_left_to_the_original_says_why(caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.INFO, "reluctant")
+    layer, _, _ = pair(Placed(before=0.5).train())
+    x = drawn(TOKENS, D)
+    layer(x)
+    handle = layer.up.register_forward_hook(lambda *_: None)
+    layer(x)
+    handle.remove()
+    with torch.autocast("cpu", torch.bfloat16), torch.no_grad():
+        layer.eval()(x)
+    said = [message.partition(": left to its own code: ")[2] for message in caplog.messages]
+    assert said == [
+        "a dropout acts elsewhere than around its second map",
+        "its parts were replaced, or have hooks",
+        "autocast without gradients",
+    ]
+
+
 class Straight(torch.autograd.Function):
     """ReLU with a gradient everywhere."""
 

@@ -11,7 +11,7 @@ from reluctant import training, ways
 from reluctant.activations import Activation, trained_by_kernel
 from reluctant.weights import Neurons
 
-_log = logging.getLogger("reluctant")
+log = logging.getLogger("reluctant")
 _MOMENTUM = 0.1  # of the running density, as of a batch norm's statistics
 
 
@@ -99,4 +99,4 @@ class Trainer:
         if what not in self._said:
             self._said.add(what)
             w1 = self.neurons.keys
-            _log.info("feed-forward layer %d/%d: %s", w1.shape[1], w1.shape[0], what)
+            log.info("feed-forward layer %d/%d: %s", w1.shape[1], w1.shape[0], what)

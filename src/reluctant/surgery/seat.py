@@ -80,6 +80,28 @@ class Seat:
         # Without gradients, too: a checkpoint computes once so and once with them, by one mask.
         return not torch.compiler.is_compiling() and site.drops_only_there()
 
+    def why_not(self, module: nn.Module, x: object) -> str:
+        """Why a call is left to the original, in words."""
+        site = self.site
+        reasons = {
+            "a mode or transform of torch watches or changes what is computed": is_changed,
+            "autocast without gradients": lambda: casting() and not torch.is_grad_enabled(),
+            "its parts were replaced, or have hooks": (
+                lambda: not site.whole(module) or site.observed()
+            ),
+            "the input is no plain tensor of the weights' dtype on the CPU": (
+                lambda: not self.takes(x)
+            ),
+            "in training mode its forward does something else": (
+                lambda: module.training and not site.trains
+            ),
+            "a dropout acts elsewhere than around its second map": (
+                lambda: site.drops() and not site.drops_only_there()
+            ),
+        }
+        last = "its attributes are not what they were when it was proved"
+        return next((text for text, holds in reasons.items() if holds()), last)
+
     def ready(self, module: nn.Module) -> bool:
         """Whether the engine may take calls of the module as it is now, whatever the input."""
         site, state = self.site, self.state

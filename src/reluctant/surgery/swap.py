@@ -8,6 +8,7 @@ holds. The engine lies in the module's `__dict__`, so that a copy of the module 
 import copyreg
 import functools
 import inspect
+import logging
 import types
 import typing
 from collections.abc import Callable
@@ -24,6 +25,7 @@ from reluctant.surgery.inline import seat_with
 from reluctant.surgery.linears import HeadSeat, MapSeat, head_of
 from reluctant.surgery.seat import KEY, Seat, kind_of
 from reluctant.surgery.site import Site, Unfit, raw
+from reluctant.trainer import log
 from reluctant.transformer.attention import MultiHeadAttention
 
 FUSED = "activation_relu_or_gelu"
@@ -111,6 +113,8 @@ def _override(original: type[nn.Module], method: str) -> Callable[..., Any]:
             return current(self, *args, **kwargs)
         x: Any = args[0] if args else kwargs.get(keyword)
         if not seat.serves(self, x):
+            if not torch.compiler.is_compiling() and log.isEnabledFor(logging.INFO):
+                seat.engine.trainer.say(f"left to its own code: {seat.why_not(self, x)}")
             return current(self, *args, **kwargs)
         if torch.compiler.is_compiling():
             return seat.engine(x)
