@@ -1,6 +1,7 @@
 """What a served module keeps: its parts, its engine, and what has been checked so far."""
 
 import warnings
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -83,7 +84,7 @@ class Seat:
     def why_not(self, module: nn.Module, x: object) -> str:
         """Why a call is left to the original, in words."""
         site = self.site
-        reasons = {
+        reasons: dict[str, Callable[[], object]] = {
             "a mode or transform of torch watches or changes what is computed": is_changed,
             "autocast without gradients": lambda: casting() and not torch.is_grad_enabled(),
             "its parts were replaced, or have hooks": (
