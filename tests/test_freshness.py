@@ -499,10 +499,10 @@ def test_names_and_handles_do_not_grow():
     for k in range(5):
         layer = Layer(8, 16, activation=thresholded_relu(0.25 + k))
         twin = copy.deepcopy(layer)
-        assert op._labelled(layer.engine._label) == layer.activation
+        assert op.activation_of(layer.engine._label) == layer.activation
         del layer
         gc.collect()
-        assert op._labelled(twin.engine._label) == twin.activation
+        assert op.activation_of(twin.engine._label) == twin.activation
     del twin
     gc.collect()
     assert (len(op._unregistered), len(op._servers)) == before

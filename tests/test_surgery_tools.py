@@ -151,7 +151,7 @@ def test_compiles_into_one_graph() -> None:
         module[2].up.register_forward_hook(lambda module, args, y: y + 1)
     torch.compiler.reset()
     same(compiled(x), twin(x))
-    assert sum(report.swapped[2].engine.calls.values()) == 3
+    assert sum(report.swapped[2].engine.calls.values()) == 4
 
 
 class Named(nn.Module):

@@ -127,7 +127,10 @@ def run_demo(
             engine.calls.update(dict.fromkeys(engine.calls, 0))
         batches = [list(texts[i : i + batch_size]) for i in range(0, len(texts), batch_size)]
         decoded = decode(ways, batches, on_batch)
-        calls = {name: dict(engine.calls) for name, engine in engines.items()}
+        calls = {
+            name: {way: n for way, n in engine.calls.items() if way != "training"}
+            for name, engine in engines.items()
+        }
         answers = decoded["package"].texts
         return Result(
             sentences=list(texts),

@@ -93,6 +93,7 @@ class Seat:
             "the input is no plain tensor of the weights' dtype on the CPU": (
                 lambda: not self.takes(x)
             ),
+            "under autocast its own result is another": lambda: kind_of(x) in self.refused,
             "in training mode its forward does something else": (
                 lambda: module.training and not site.trains
             ),

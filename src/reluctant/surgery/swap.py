@@ -143,7 +143,6 @@ def _first(module: nn.Module, seat: Seat, x: Tensor, original: Callable[[Tensor]
         return y
     if kind[1] is not None:  # casts of its own: it may still be the layer without autocast
         seat.refused |= {kind}
-        seat.engine.trainer.say("computed by torch under autocast: its own result is another")
         return original(x)
     take_out(module)
     seat.warn(module, stacklevel=4)
