@@ -13,7 +13,7 @@ import pytest
 from rich.console import Console
 from typer.testing import CliRunner
 
-from reluctant.bench import crowded
+from reluctant.bench import children, crowded
 from reluctant.cli import app
 from reluctant.errors import ReluctantError
 
@@ -102,7 +102,7 @@ def test_busy_processes_end_with_the_block() -> None:
 def test_a_process_that_cannot_start_is_said() -> None:
     with (
         pytest.raises(ReluctantError, match="has ended early"),
-        crowded._processes(["-c", "pass"], 2),
+        children.processes(["-c", "pass"], 2),
     ):
         pass
 

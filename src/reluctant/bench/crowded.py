@@ -8,7 +8,6 @@ none outlives this process, however it ends.
 import copy
 import os
 import subprocess
-import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
@@ -24,8 +23,8 @@ from torch import Tensor, nn
 
 import reluctant
 from reluctant import ways
+from reluctant.bench.children import answer, processes
 from reluctant.bench.row import TOLERANCE
-from reluctant.errors import ReluctantError
 from reluctant.machine import cpu_model, header, versions
 from reluctant.timing import in_turns
 
@@ -202,57 +201,22 @@ def _p95(times: list[float]) -> float:
 @contextmanager
 def busy_processes(count: int) -> Iterator[list[subprocess.Popen[str]]]:
     """So many processes that do nothing but compute, for as long as this lasts."""
-    with _processes(["-c", _SPIN], count) as started:
+    with processes(["-c", _SPIN], count) as started:
         if started:
             sleep(0.3)  # the scheduler's view of them settles
         yield started
 
 
-@contextmanager
-def _processes(arguments: list[str], count: int) -> Iterator[list[subprocess.Popen[str]]]:
-    """Children of ours that have said that they are ready; killed at the end, whatever happens.
-
-    Where nothing of ours runs any more (a second Ctrl-C, kill -9), their input ends, and they do.
-    """
-    started: list[subprocess.Popen[str]] = []
-    try:
-        for _ in range(count):
-            child = subprocess.Popen(
-                [sys.executable, *arguments],
-                stdin=subprocess.PIPE,
-                stdout=subprocess.PIPE,
-                text=True,
-                start_new_session=True,  # Ctrl-C is for us: it would be told twice
-            )
-            started.append(child)
-        for child in started:
-            _answer(child)
-        yield started
-    finally:
-        for child in started:
-            child.kill()
-        for child in started:
-            child.communicate()
-
-
-def _answer(child: subprocess.Popen[str]) -> str:
-    assert child.stdout is not None
-    line = child.stdout.readline().strip()
-    if not line:
-        raise ReluctantError("a process that was started beside this one has ended early")
-    return line
-
-
 def _together(tokens: int, rounds: int) -> Together:
     counts: dict[str, list[float]] = {name: [] for name in NAMES}
-    with _processes(["-m", "reluctant.bench.worker"], WORKERS) as workers:
+    with processes(["-m", "reluctant.bench.worker"], WORKERS) as workers:
         for number in range(rounds):
             for name in NAMES if number % 2 == 0 else reversed(NAMES):
                 for child in workers:
                     assert child.stdin is not None
                     child.stdin.write(f"{name} {tokens} {WORK}\n")
                     child.stdin.flush()
-                counts[name].append(sum(float(_answer(child)) for child in workers))
+                counts[name].append(sum(float(answer(child)) for child in workers))
     return Together(tokens, WORKERS, median(counts["eager"]), median(counts["engine"]))
 
 

@@ -168,17 +168,9 @@ def choose(
     ['few 3 x 32/64 float32 relu 4%']
     """
     _known("phases", phases, PHASES)
-    _known("dtypes", dtypes, DTYPES)
     _known("states", states, STATES)
     _known("an activation", [activation], ("relu", "gelu"))
-    for n in tokens:
-        if not 1 <= n <= 2**16:
-            raise ReluctantError(f"expected tokens from 1 to 65536, got {n}")
-    for density in densities:
-        if not 0 < density < 1:
-            raise ReluctantError(
-                f"expected densities strictly between 0 and 1 (0 % and 100 %), got {density}"
-            )
+    check(dtypes, densities, tokens)
     sizes = tokens or [n for phase in phases or TYPICAL for n in TYPICAL[phase]]
     return [
         Cell(phase_of(n), n, shape, dtype, density, activation, tuple(states) or STATES)
@@ -189,6 +181,19 @@ def choose(
             densities or [DENSITY],
         )
     ]
+
+
+def check(dtypes: Sequence[str], densities: Sequence[float], tokens: Sequence[int]) -> None:
+    """Raises ReluctantError for a dtype that is not measured, and for numbers out of range."""
+    _known("dtypes", dtypes, DTYPES)
+    for n in tokens:
+        if not 1 <= n <= 2**16:
+            raise ReluctantError(f"expected tokens from 1 to 65536, got {n}")
+    for density in densities:
+        if not 0 < density < 1:
+            raise ReluctantError(
+                f"expected densities strictly between 0 and 1 (0 % and 100 %), got {density}"
+            )
 
 
 def phase_of(tokens: int) -> str:

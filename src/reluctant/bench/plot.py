@@ -87,10 +87,15 @@ def draw(rows: Sequence[Row], path: Path) -> None:
             color="#555555",
             parse_math=False,  # a processor's name is no formula
         )
-        content = io.BytesIO()
-        kind = path.suffix.lstrip(".").lower()
-        dated = {"svg": {"Date": None}, "pdf": {"CreationDate": None}}.get(kind)
-        figure.savefig(content, format=kind, dpi=150, metadata=dated)
+        save(figure, path)
+
+
+def save(figure: Any, path: Path) -> None:
+    """Write a figure; the same figure gives the same file."""
+    content = io.BytesIO()
+    kind = path.suffix.lstrip(".").lower()
+    dated = {"svg": {"Date": None}, "pdf": {"CreationDate": None}}.get(kind)
+    figure.savefig(content, format=kind, dpi=150, metadata=dated)
     write_atomic(path, content.getvalue())
 
 

@@ -37,15 +37,24 @@ class Result:
 
     def to_json(self) -> dict[str, Any]:
         """What `--json` writes."""
-        packages = ("reluctant", "torch", "onnxruntime", "openvino")
-        return {
-            **asdict(self),
-            "machine": cpu_model(),
-            "capability": integer.CAPABILITY,
-            "last_level_cache": last_level_cache(),
-            "threads": torch.get_num_threads(),
-            "versions": versions(*packages),
-        }
+        return {**asdict(self), **measured_on("onnxruntime", "openvino")}
+
+
+def measured_on(*packages: str) -> dict[str, Any]:
+    """What `--json` says of where it was measured. packages: whose versions are of interest,
+    besides reluctant's and torch's."""
+    return {
+        "machine": cpu_model(),
+        "capability": integer.CAPABILITY,
+        "last_level_cache": last_level_cache(),
+        "threads": torch.get_num_threads(),
+        "versions": versions("reluctant", "torch", *packages),
+    }
+
+
+def load_average() -> float:
+    """Processes that wanted a core in the last minute; 0 where the system does not say."""
+    return os.getloadavg()[0] if hasattr(os, "getloadavg") else 0.0
 
 
 def run_bench(
@@ -74,8 +83,8 @@ def run_bench(
         raise ReluctantError("expected cells to measure; nothing fits this selection")
     rows: list[Row] = []
     skipped: dict[str, str] = {}
-    with _full_precision() as precision:
-        load = os.getloadavg()[0] if hasattr(os, "getloadavg") else 0.0
+    with full_precision() as precision:
+        load = load_average()
         memory = limits.reading(limits.MEMORY_BYTES).measure()
         for number, cell in enumerate(cells):
             report = _reporter(cell, number, rounds, on_progress)
@@ -105,7 +114,7 @@ def _reporter(
 
 
 @contextmanager
-def _full_precision() -> Iterator[str]:
+def full_precision() -> Iterator[str]:
     """Float32 products in float32, whatever the process had chosen before."""
     before = torch.get_float32_matmul_precision()
     torch.set_float32_matmul_precision("highest")

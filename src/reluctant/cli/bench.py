@@ -8,6 +8,7 @@ from typing import Annotated, Any
 
 import typer
 
+from reluctant.cli import train as _train
 from reluctant.cli import whole as _whole
 from reluctant.cli.common import FAILED, JsonFile, clean_exit, listed, progress
 from reluctant.errors import ReluctantError
@@ -18,7 +19,10 @@ _OF_BOTH = ("dtypes", True)  # the one choice that whole models have, too
 
 def bench(
     phases: Annotated[
-        str, typer.Option(metavar="NAMES", help="decode (1 token), few (2-16), many (more).")
+        str,
+        typer.Option(
+            metavar="NAMES", help="decode (1 token), few (2-16), many (more); or train, alone."
+        ),
     ] = "",
     shapes: Annotated[
         str, typer.Option(metavar="SHAPES", help="As 1024/4096,1024/2816g (g: gated).")
@@ -45,7 +49,7 @@ def bench(
     quick: Annotated[bool, typer.Option("--quick", help="A look at each phase.")] = False,
     plot: Annotated[
         Path | None,
-        typer.Option(metavar="FILE", help="Measure what its two panels need, and draw them."),
+        typer.Option(metavar="FILE", help="Measure what the picture needs, and draw it."),
     ] = None,
     rows_from: Annotated[
         Path | None,
@@ -91,16 +95,17 @@ def bench(
     multiplied with each other: all their combinations. Exit code 1 if an output is off by more than
     its dtype's rounding.
 
+    --phases train: a step forward and backward, of one layer and of six, beside torch eager,
+    compiled and with activation checkpointing, and oneDNN; with everyone's errors of output and
+    gradients, what is kept in between, and memory. It goes with --shapes, --dtypes, --densities,
+    --tokens, --peers, --rounds, --quick, --plot, --from, --as and --json.
+
     --whole: models beside transformers, CTranslate2, OpenVINO GenAI and llama.cpp, those that are
     installed. With --answers exit code 1 if a token differs by more than rounding.
     """
     with clean_exit(json):
-        from rich.console import Console  # noqa: PLC0415
-
-        from reluctant.bench import grid, limited, run_bench  # noqa: PLC0415
+        from reluctant.bench import grid, limited, train  # noqa: PLC0415
         from reluctant.bench import plot as picture  # noqa: PLC0415
-        from reluctant.bench.peers import BUILDERS  # noqa: PLC0415
-        from reluctant.bench.table import show  # noqa: PLC0415
 
         picked: dict[str, Any] = {
             "phases": listed(phases, str),
@@ -116,6 +121,23 @@ def bench(
         picks = [f"--{n}" for n, values in picked.items() if values and (n, whole) != _OF_BOTH]
         picks += ["--activation"] * (activation != "relu")
         picks += ["--peers"] * ((crowded or maps) and peers != "")
+        if train.grid.alone(picked["phases"]):
+            del wholes["plot"], wholes["quick"]
+            others = {"--states": states, "--activation": activation != "relu", "--model": model}
+            others |= {"--answers": answers, "--new": new != 32, "--share": share != 1.0}
+            others |= {f"--{name}": on for name, on in wholes.items()}
+            _train.train(
+                picked,
+                quick=quick,
+                rounds=rounds,
+                peers=listed(peers, str),
+                plot=plot,
+                rows_from=rows_from,
+                limited_to=limited_to,
+                json=json,
+                refused=[name for name, on in others.items() if on],
+            )
+            return
         _check_one(selected, picks, answers or bool(model))
         limited.ensure(limited_to, sys.argv[1:])
         if whole:
@@ -133,32 +155,61 @@ def bench(
         if maps or crowded:
             _apart("maps" if maps else "crowded", rounds, limited_to, json)
             return
-        names = limited.peers(limited_to, listed(peers, str))
-        names = names or list(grid.SWEEP_PEERS if plot else BUILDERS)
-        if quick and not peers:
-            names.remove("compile")  # minutes of compiling, for what oneDNN's row shows as well
-        if picks:
-            cells = grid.choose(**picked, activation=activation)
-        else:
-            selections = {"quick": grid.quick, "full": grid.full, "real": grid.real}
-            selections |= {"plot": grid.sweep, "usual": grid.usual}
-            cells = selections[selected[0] if selected else "usual"]()
-        with progress() as bar:
-            task = bar.add_task("starting", total=len(cells))
-            result = run_bench(
-                cells,
-                rounds=rounds or (4 if quick or plot else 5),
-                names=[] if names == ["none"] else names,
-                limited_to=limited_to,
-                on_progress=lambda what, done: bar.update(task, description=what, completed=done),
-            )
-        show(result, Console())
-        if json is not None:
-            write_json(json, result.to_json())
-        if plot is not None:
-            picture.draw(result.rows, plot)
-        if not result.agree:
-            raise typer.Exit(FAILED)
+        _layers(
+            (selected or ["usual"])[0],
+            {**picked, "activation": activation} if picks else {},
+            rounds,
+            listed(peers, str),
+            limited_to,
+            plot,
+            json,
+        )
+
+
+def _layers(
+    selection: str,
+    picked: dict[str, Any],
+    rounds: int | None,
+    peers: list[str],
+    limited_to: str | None,
+    plot: Path | None,
+    json: Path | None,
+) -> None:
+    """Layers without gradients. selection: of cells, unless some were picked. peers: names, if some
+    were chosen."""
+    from rich.console import Console  # noqa: PLC0415
+
+    from reluctant.bench import grid, limited, run_bench  # noqa: PLC0415
+    from reluctant.bench import plot as picture  # noqa: PLC0415
+    from reluctant.bench.peers import BUILDERS  # noqa: PLC0415
+    from reluctant.bench.table import show  # noqa: PLC0415
+
+    names = limited.peers(limited_to, peers)
+    names = names or list(grid.SWEEP_PEERS if plot else BUILDERS)
+    if selection == "quick" and not peers:
+        names.remove("compile")  # minutes of compiling, for what oneDNN's row shows as well
+    if picked:
+        cells = grid.choose(**picked)
+    else:
+        selections = {"quick": grid.quick, "full": grid.full, "real": grid.real}
+        selections |= {"plot": grid.sweep, "usual": grid.usual}
+        cells = selections[selection]()
+    with progress() as bar:
+        task = bar.add_task("starting", total=len(cells))
+        result = run_bench(
+            cells,
+            rounds=rounds or (4 if selection in ("quick", "plot") else 5),
+            names=[] if names == ["none"] else names,
+            limited_to=limited_to,
+            on_progress=lambda what, done: bar.update(task, description=what, completed=done),
+        )
+    show(result, Console())
+    if json is not None:
+        write_json(json, result.to_json())
+    if plot is not None:
+        picture.draw(result.rows, plot)
+    if not result.agree:
+        raise typer.Exit(FAILED)
 
 
 def _check_one(selected: list[str], picks: list[str], of_whole: bool) -> None:

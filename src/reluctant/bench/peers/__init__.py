@@ -5,7 +5,7 @@ form, outputs left in it. Only its own call is timed. It holds all the layers of
 """
 
 import warnings
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 
 from reluctant.bench.peers import onnx_runtime, openvino, torch_int8, torches
 from reluctant.bench.peers.peer import Peer, UnavailableError
@@ -39,14 +39,16 @@ __all__ = [
     "Peer",
     "build",
     "check_names",
+    "why",
 ]
 
 
-def check_names(names: Iterable[str]) -> None:
-    """Raises ReluctantError for a peer that there is not."""
+def check_names(names: Iterable[str], builders: Collection[str] | None = None) -> None:
+    """Raises ReluctantError for a peer that is not among the builders (None: `BUILDERS`)."""
+    builders = BUILDERS if builders is None else builders
     for name in names:
-        if name not in BUILDERS:
-            known = ", ".join(BUILDERS)
+        if name not in builders:
+            known = ", ".join(builders)
             raise ReluctantError(f"expected peers among {known}; got {name!r}")
 
 
@@ -68,9 +70,18 @@ def build(
                 peers.append(BUILDERS[name](layers, tokens))
         except UnavailableError:  # says nothing about this machine: there is no such thing
             continue
-        except ImportError as error:
-            missing[name] = f"{error}: pip install 'reluctant[bench]'"
         except Exception as error:  # whatever ails a peer, the others are timed
-            text = " ".join(str(error).split()) or type(error).__name__
-            missing[name] = text if len(text) <= LONGEST else text[:LONGEST] + " ..."
+            missing[name] = why(error)
     return peers, missing
+
+
+def why(error: Exception) -> str:
+    """The reason why a peer is missing, in one line.
+
+    >>> why(KeyError())
+    'KeyError'
+    """
+    if isinstance(error, ImportError):
+        return f"{error}: pip install 'reluctant[bench]'"
+    text = " ".join(str(error).split()) or type(error).__name__
+    return text if len(text) <= LONGEST else text[:LONGEST] + " ..."
