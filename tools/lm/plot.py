@@ -79,9 +79,11 @@ def _draw_memory(axes: Any, runs: list[Record]) -> None:
     for bar, run in zip(bars, runs, strict=True):
         bar.set(color=_colour(run), alpha=1 if run.settings["engine"] else 0.35)
     axes.bar_label(bars, fmt="%.0f", padding=3, fontsize=8)
+    before = [run.header["memory"] / 2**20 for run in runs]
+    axes.barh(names, before, color="none", edgecolor="white", hatch="///", linewidth=0)
     axes.invert_yaxis()
     axes.margins(x=0.15)
-    axes.set_title("Peak memory of the process, MiB", fontsize=9)
+    axes.set_title("Peak memory, MiB (hatched: before the first step)", fontsize=9)
 
 
 def _about(run: Record) -> str:

@@ -4,12 +4,12 @@ from tools.lm.record import WINDOW, Record
 
 COLUMNS = (
     *("run", "steps", "seconds", "tokens/s", "steps/s to torch's", "training loss"),
-    *("validation loss", "active", "peak memory"),
+    *("validation loss", "active", "memory before", "peak", "last steps'"),
 )
 
 
 def page(runs: list[Record]) -> str:
-    """Both, for the runs of one folder."""
+    """Both, for the runs of one folder. Memory is in MiB."""
     lines = ["| " + " | ".join(COLUMNS) + " |", "|---" * len(COLUMNS) + "|"]
     lines += ["| " + " | ".join(_row(run, runs)) + " |" for run in runs]
     apart = [_apart(run, twin) for run in runs for twin in [_twin(run, runs)] if twin is not None]
@@ -24,11 +24,14 @@ def _row(run: Record, runs: list[Record]) -> list[str]:
     shares = run.densities()
     active = f"{_mean(shares[-1][1]):.1%}" if shares else ""
     validation = run.validations.get(run.steps[-1]["step"])
-    peak = f"{run.end['peak_memory'] / 2**20:.0f} MiB" if run.end else ""
+    late = max(line["memory"] for line in run.steps[-WINDOW:])
+    before, peak = (
+        f"{size / 2**20:.0f}" for size in (run.header["memory"], run.end.get("peak_memory", 0))
+    )
     return [
         *(run.label, str(len(run.steps)), f"{seconds:.0f}", f"{tokens / seconds:.0f}", ratio),
         *(f"{run.losses()[-1]:.4f}", "" if validation is None else f"{validation:.4f}"),
-        *(active, peak),
+        *(active, before, peak, str(late)),
     ]
 
 

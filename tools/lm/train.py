@@ -7,7 +7,6 @@ compiled before.
 
 import math
 import os
-import resource
 import signal
 import tempfile
 from collections.abc import Callable, Iterator
@@ -23,6 +22,7 @@ from torch import Tensor, nn
 
 from reluctant.errors import ReluctantError
 from tools.lm import plain, record
+from tools.lm.memory import Memory, resident
 from tools.lm.model import LanguageModel, Shape
 from tools.lm.text import Text
 
@@ -107,6 +107,7 @@ class Learner:
         others = [p for p in self.model.parameters() if p.dim() == 1]
         groups: Any = [{"params": matrices, "weight_decay": 0.1}, {"params": others}]
         self.optimizer = torch.optim.AdamW(groups, betas=(0.9, 0.95), weight_decay=0.0, fused=True)
+        self.memory = Memory()
         self.penalty: Penalty | None = None
         if settings.engine:
             import reluctant  # noqa: PLC0415
@@ -125,6 +126,7 @@ class Learner:
         for group in self.optimizer.param_groups:
             group["lr"] = settings.rate(number)
         density = self._counted(number, ids)
+        self.memory.restart()
         began = perf_counter()
         self.optimizer.zero_grad()
         loss = _loss(self.model, ids, targets)
@@ -143,6 +145,7 @@ class Learner:
             "penalty": 0 if term is None else float(f"{term.item():.4g}"),
             "seconds": round(seconds, 4),
             "tokens": ids.numel(),
+            "memory": round(self.memory.since() / 2**20),
             "density": [None if each is None else round(each, 4) for each in density],
         }
 
@@ -212,7 +215,7 @@ def train(
         record.append(file, {"resumed": done})
     else:
         facts: record.Line = {"text": text.fingerprint, "weights": learner.first}
-        facts |= {"compiled_seconds": round(compiled, 1)}
+        facts |= {"compiled_seconds": round(compiled, 1), "memory": resident()}
         record.begin(file, command, given, facts)
     for number in range(done + 1, settings.stop + 1):
         line = learner.step(number)
@@ -224,8 +227,8 @@ def train(
             save(kept, learner.state() | {"step": number})
         if not goes_on and not last:
             return False
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    record.append(file, {"peak_memory": peak * 1024, "weights": learner.model.fingerprint()})
+    peak = learner.memory.highest
+    record.append(file, {"peak_memory": peak, "weights": learner.model.fingerprint()})
     kept.unlink(missing_ok=True)
     return True
 
