@@ -1,5 +1,6 @@
 """tools.lm: the same figures with the engine and without, and after a break."""
 
+import signal
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -16,7 +17,7 @@ from tools.lm.model import Shape
 from tools.lm.plot import draw
 from tools.lm.table import difference, page
 from tools.lm.text import Text, paragraphs, tokenised
-from tools.lm.train import Learner, Settings, train
+from tools.lm.train import Learner, Settings, interruptible, train
 
 TINY = Settings(steps=8, stop=8, batch=4, length=16, warm_up=2, every=3, threads=1,
                 shape=Shape(32, 128, 2, 2))  # fmt: skip
@@ -129,6 +130,21 @@ def test_after_a_break_the_bits_are_those_without(
     assert resumed.end["weights"] == whole.end["weights"]
     assert [file.name for file in folder.iterdir()] == [f"{settings.name}.jsonl"]
     assert train(settings, text, folder)  # nothing left to do
+
+
+def test_ctrl_c_is_a_question_answered() -> None:
+    before = signal.getsignal(signal.SIGINT)
+    with interruptible() as pressed:
+        assert not pressed()
+        signal.raise_signal(signal.SIGINT)
+        assert pressed()
+    assert signal.getsignal(signal.SIGINT) is before
+
+
+def test_memory(text: Text, tmp_path: Path) -> None:
+    found = run(TINY, text, tmp_path)
+    highest = max(line["memory"] for line in found.steps)
+    assert 0 < highest <= found.end["peak_memory"] / 2**20 + 1
 
 
 def test_a_run_with_other_settings_is_refused(text: Text, tmp_path: Path) -> None:
