@@ -13,7 +13,7 @@ KERNELS := $(wildcard tests/test_few*.py tests/test_many*.py tests/test_screen*.
   tests/test_team*.py tests/test_kernel*.py tests/test_linear.py tests/test_projection.py \
   tests/test_attention.py tests/test_narrow.py tests/test_invariant.py)
 
-.PHONY: demo gemma minilm test test-all test-avx2 check bench families plot clean
+.PHONY: demo gemma lm minilm test test-all test-avx2 check bench families plot clean
 
 demo: $(STAMP)
 	$(BIN)/reluctant demo
@@ -45,6 +45,23 @@ bench: $(STAMP)
 gemma: $(STAMP)
 	$(PIP) install --constraint constraints.txt gguf sentencepiece
 	$(BIN)/python -m tools.gemma build/gemma
+
+# Where `make lm` writes; a run that is there already is not done again.
+RUNS ?= docs/training
+LM = $(BIN)/python -m tools.lm
+LEARN = $(LM) --out $(RUNS) --steps 300
+PENALTY := --penalty 1 --ramp 60
+
+# A language model learns with the engine and without, about three quarters of an hour. Ctrl-C: the
+# next `make lm` goes on.
+lm: $(STAMP)
+	$(LEARN)
+	$(LEARN) --engine
+	$(LEARN) $(PENALTY)
+	$(LEARN) $(PENALTY) --engine
+	$(LEARN) --threads 1 --stop 60
+	$(LM) table $(RUNS)
+	$(LM) plot $(RUNS) $(RUNS).svg
 
 families: $(STAMP)
 	$(BIN)/python -m tools.scan
