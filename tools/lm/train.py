@@ -80,18 +80,11 @@ class Penalty(Protocol):
 
 
 def compile_kernels() -> float:
-    """Have the engine compile what it trains with, or load it: the seconds that this takes.
-
-    A layer few of whose neurons are active, since the other ones call for other kernels.
-    """
-    import reluctant  # noqa: PLC0415  plain torch is not to pay for what it loads
+    """Have the engine compile what it trains with, or load it: the seconds that this takes."""
+    from reluctant.precompile import compile_step  # noqa: PLC0415  not for plain torch to load
 
     began = perf_counter()
-    layer = nn.Sequential(nn.Linear(64, 256), nn.ReLU(), nn.Linear(256, 64))
-    nn.init.constant_(layer[0].bias, -1.0)  # type: ignore[arg-type]
-    reluctant.optimize(layer)
-    penalty = reluctant.activity_penalty(layer, 1.0)
-    (layer(torch.randn(1024, 64, requires_grad=True)).sum() + penalty()).backward()
+    compile_step(torch.float32, gated=False)
     return perf_counter() - began
 
 
