@@ -14,7 +14,7 @@ from torch import Tensor
 
 from reluctant.activations import Activation, resolve, thresholded_relu
 from reluctant.kernels import gradients, sums
-from reluctant.training import Call, Weights, feed_forward, lists, plain
+from reluctant.training import Call, Weights, feed_forward, lists, plain, unserved
 
 ACTIVATIONS = [*map(resolve, ("relu", "relu2", "relu6", "hardswish")), thresholded_relu(0.5)]
 # Limits of the active neurons' way, and of its sketch: the ways that a step can go.
@@ -404,6 +404,82 @@ def test_few_tokens_tell_whether_a_sketch_would_pay(monkeypatch: pytest.MonkeyPa
         assert len(made) == count
 
 
+def test_long_chains_are_folded() -> None:
+    """Wide rows make blocks of few tokens, so that no block has a chain's worth of pairs."""
+    generator = torch.Generator().manual_seed(0)
+
+    def draw(*sizes: int) -> Tensor:
+        return torch.randn(*sizes, generator=generator).double()
+
+    x, weights = (
+        draw(6000, 1024),
+        Weights(draw(130, 1024) / 32, draw(130), draw(1024, 130) / 11, None),
+    )
+    dy = draw(6000, 1024)
+    dy[(F.linear(x, weights.w1, weights.b1).abs() < 1e-4).any(1)] = 0
+    call = call_of(resolve("relu"), "lists", sized=False)
+    truth = results(lambda *t: plain(*t, call, F.dropout), x, weights, dy, torch.float64)
+    theirs = results(lambda *t: plain(*t, call, F.dropout), x, weights, dy, torch.float32)
+    ours = results(lambda *t: feed_forward(*t, call), x, weights, dy, torch.float32)
+    for mine, other, wanted in zip(ours[2:], theirs[2:], truth[2:], strict=True):
+        assert error(mine, wanted) <= 1.5 * error(other, wanted) + 2e-8
+
+
+@pytest.mark.parametrize(
+    ("part", "shape"),
+    [("b1", (1,)), ("w2", (8, 60)), ("w2", (7, 70)), ("wg", (60, 8)), ("bg", (1,)), ("b2", (1,))],
+)
+def test_shapes_that_kernels_would_run_out_of_are_torchs(part: str, shape: tuple[int, ...]) -> None:
+    x, weights = drawn(torch.randn, (20,), 8, 70, gated=True)
+    assert unserved(x, weights) == ""
+    odd = weights._replace(**{part: torch.randn(shape)})
+    assert "was expected" in unserved(x, odd)
+    assert "was expected" in unserved(x[:, :4], weights)
+    assert "strided" in unserved(torch._neg_view(x), weights)
+
+
+def test_frozen_rows_leave_x_to_be_written_to() -> None:
+    """As with torch's layers: x is kept for the first map's gradients alone."""
+    x, weights = drawn(torch.randn, (20,), 8, 70)
+    weights.w2.requires_grad_()
+    for way in WAYS:
+        rows = x.clone()
+        y, _ = feed_forward(rows, weights, call_of(resolve("relu"), way))
+        rows += y.detach()
+        y.sum().backward()
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_many_gradients_at_once(way: str) -> None:
+    x, weights = drawn(lambda *s: torch.rand(*s) - 0.4, (6,), 4, 30)
+    call = call_of(resolve("relu"), way, sized=False)
+    found = [
+        torch.autograd.functional.jacobian(
+            lambda t: feed_forward(t, weights, call)[0], x, vectorize=vectorize
+        )
+        for vectorize in (False, True)
+    ]
+    torch.testing.assert_close(*found)
+
+
+def test_one_parameter_in_two_places() -> None:
+    w, w2 = torch.rand(30, 4) - 0.4, torch.rand(4, 30)
+    x, w = torch.rand(6, 4), w.requires_grad_()
+    call = call_of(resolve("relu2"), "lists", sized=False)
+
+    def second(function: Callable[..., Any]) -> tuple[Tensor, ...]:
+        y, _ = function(x, Weights(w, None, w2, None, w, None))
+        (first,) = torch.autograd.grad(y.square().sum(), w, create_graph=True)
+        return first, torch.autograd.grad(first.square().sum(), w)[0]
+
+    for mine, other in zip(
+        second(lambda *t: feed_forward(*t, call)),
+        second(lambda *t: plain(*t, call, F.dropout)),
+        strict=True,
+    ):
+        assert error(mine, other.double()) < 1e-5
+
+
 def test_a_bias_that_was_written_to_is_refused_where_it_is_read_again() -> None:
     x, weights = drawn(torch.randn, (20,), 8, 70)
     weights[1].requires_grad_()
@@ -413,7 +489,7 @@ def test_a_bias_that_was_written_to_is_refused_where_it_is_read_again() -> None:
         with torch.no_grad():
             weights[1].add_(1)
         if refused:
-            with pytest.raises(RuntimeError, match="a bias of a feed-forward layer was written to"):
+            with pytest.raises(RuntimeError, match="a weight of a feed-forward layer was written"):
                 y.backward(dy)
         else:
             y.backward(dy)

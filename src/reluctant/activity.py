@@ -42,7 +42,8 @@ def density(model: nn.Module) -> dict[str, float | None]:
 class ActivityPenalty:
     """What `activity_penalty` returns: call it once a step, and add what comes to the loss.
 
-    steps: how often it was called. remove: the layers are not penalised any more.
+    steps: how often it was called; to be set after a resume. remove: the layers are not penalised
+    any more.
     """
 
     def __init__(self, trainers: dict[str, Trainer], weight: Callable[[int], float]) -> None:
@@ -59,8 +60,7 @@ class ActivityPenalty:
 
     def add(self, trainer: Trainer, size: Tensor, pairs: int) -> None:
         """Take the size of the hidden vectors of one call of a layer: for the layers to call."""
-        if torch._C._current_graph_task_id() == -1:  # else a checkpoint computes it once more
-            self._terms.setdefault(id(trainer), []).append((size, pairs))
+        self._terms.setdefault(id(trainer), []).append((size, pairs))
 
     def __call__(self) -> Tensor:
         """weight times the mean of |h|, over the calls of the layers since this was last called.

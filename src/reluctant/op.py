@@ -1,5 +1,5 @@
-"""The engine as an operator of PyTorch, for `torch.compile`. Without gradients: a call that needs
-them is computed in torch's own operations.
+"""The engine as an operator of PyTorch, for `torch.compile`. Without gradients: `op_training` has a
+training step.
 
 It takes every tensor it may read, so one compiled graph serves all layers of a shape. `handle`
 belongs to the engine that holds the sketch of these weights. Where that engine is not to be found -

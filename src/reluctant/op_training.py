@@ -34,7 +34,8 @@ def train(
     else:
         z, *factor = kept
         start, offset, neuron = (x.new_empty(0, dtype=kind) for kind in _kinds(x, w1))
-    flat = (t.view(-1) for t in (start, offset, neuron, z, *(factor or [x.new_empty(0)])))
+    factors = factor[0] if factor else x.new_empty(0)
+    flat = (t.view(-1) for t in (start, offset, neuron, z, factors.to(_factors(x, wg))))
     return (y, *flat)  # type: ignore[return-value]
 
 
@@ -94,9 +95,9 @@ def train_backward(
     if start.numel():
         lists = [start, offset.view(len(x), -1), neuron, z, *factors]
     else:
-        lists = [t.view(shape) for t in (z, *factors)]
+        lists = [t.view(shape).to(x.dtype) for t in (z, *factors)]
     weights, size = training.Weights(w1, b1, w2, b2, wg, bg), dy.new_zeros((), dtype=torch.float32)
-    if not step.are_exact(lists, dy):
+    if not step.are_exact(lists, weights, dy):
         lists = step.dense_instead(x.contiguous(), weights, lists, call)
     found = step.backward(x, weights, lists, call, dy, size, wanted)
     return [dy.new_empty(0) if t is None else t.contiguous() for t in found]

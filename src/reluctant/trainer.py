@@ -1,6 +1,7 @@
 """What one layer's training goes by, call by call: which way, which dtype, what is counted."""
 
 import logging
+from functools import partial
 from typing import Protocol
 
 import torch
@@ -52,7 +53,7 @@ class Trainer:
     def __call__(self, x: Tensor, drop: float, *, sparse: bool = True) -> Tensor:
         """The layer with gradients. x: (..., d_model). sparse: unless the dense way is pinned."""
         weights = training.Weights(*self.neurons.tensors())
-        if torch.is_autocast_enabled("cpu"):
+        if torch.is_autocast_enabled("cpu") and not self.why_torch:
             kind = torch.get_autocast_dtype("cpu")
             cast = weights.each(lambda t: t.to(kind))
             with torch.autocast("cpu", enabled=False):
@@ -69,7 +70,10 @@ class Trainer:
         name = str(x.dtype).removeprefix("torch.")
         limits = ways.training_limits(name, weights.w1.numel(), tokens) if sparse else (0.0, 0.0)
         why = self.why_torch or training.unserved(x, weights)
-        call = training.Call(self.activation, drop, *limits, self.penalty is not None, self.count)
+        # Neither an evaluation with dropout nor a checkpoint's second time is a step.
+        first = torch.is_grad_enabled() and torch._C._current_graph_task_id() == -1
+        sized, count = self.penalty is not None, partial(self.count, running=first)
+        call = training.Call(self.activation, float(drop), *limits, sized, count)
         if why or call.limit == 0 or self.neurons.norm is not None:
             if why:
                 self.say(f"trained by torch: {why}")
@@ -77,7 +81,7 @@ class Trainer:
             y, size = self._plain(x, weights, call)
         else:
             y, size = training.feed_forward(x, weights, call)
-        if self.penalty is not None:
+        if self.penalty is not None and first and size.requires_grad:
             self.penalty.add(self, size, tokens * d_ff)
         return y
 
@@ -87,11 +91,15 @@ class Trainer:
         norm = self.neurons.norm
         return training.plain(x, weights, call, lambda h: F.dropout(h, call.drop), norm)
 
-    def count(self, pairs: int, active: int, *, sparse: bool) -> None:
-        """Learn of one call how many neurons were active, and whether it went over these only."""
-        share = active / pairs
-        before = share if self.density is None else self.density
-        self.density = before + _MOMENTUM * (share - before)
+    def count(self, pairs: int, active: int, *, sparse: bool, running: bool = True) -> None:
+        """Learn of one call how many neurons were active, and whether it went over these only.
+
+        running: whether it counts for the density.
+        """
+        if running:
+            share = active / pairs
+            before = share if self.density is None else self.density
+            self.density = before + _MOMENTUM * (share - before)
         self.calls["training" if sparse else "dense"] += 1
 
     def say(self, what: str) -> None:

@@ -26,7 +26,8 @@ from reluctant.kernels.vector import I64, LANES, ZEROS, Emitter
 # so short that beginning and ending them costs more: at 1024/4096, 5 %, 34 ms with 2^19, 20 here.
 TOKEN_BYTES = 2**21
 _PAD = 16  # columns more than the rows have: whose length would else be a power of two
-_CHAIN = 64  # pairs whose products are added up one to the other
+_CHAIN = 64  # pairs whose products are added up one to the other: longer chains lose accuracy
+_LEAST_TOKENS = 256  # of a block: each begins a sum of its own
 _CHAINS = 2  # vectors of a product that are summed apart
 
 
@@ -230,22 +231,38 @@ def _penalise(h: Any, penalty: Any, first: int, last: int, dh: Any) -> None:
 
 @kernel()
 def _go_back(dy: Any, token: Any, first: int, last: int, values: Any, r: int, dh: Any, h: Any,
-             sums: Any, adds: bool) -> None:  # fmt: skip
-    """dh = <dy, v> and, if it adds, sums[r] += h dy, over some of a neuron's tokens.
+             sums: Any, totals: Any, begun: Any) -> None:  # fmt: skip
+    """dh = <dy, v> and, if there is room for it, sums[r] += h dy, over some of a neuron's tokens.
 
-    A long chain of additions loses accuracy: pieces of it are summed for themselves, in the room
-    that `sums` has below those of the block's neurons.
+    begun: (BLOCK,), how many pairs each sum holds. A full one is added to the totals, if there are
+    any, and begins anew.
     """
-    low = first
+    low, adds, folds = first, sums.shape[0] > 0, totals.shape[0] > 0
     while low < last:
-        stop = min(low + _CHAIN, last)
-        row = BLOCK if adds and stop - low == _CHAIN else r
-        _multiply(dy, token, low, stop, values, r, dh, h, sums, row, adds)
-        if row == BLOCK:
-            for j in range(dy.shape[1]):
-                sums[r, j] += sums[BLOCK, j]
-                sums[BLOCK, j] = 0
+        stop = min(low + _CHAIN - begun[r], last) if folds else last
+        _multiply(dy, token, low, stop, values, r, dh, h, sums, r, adds)
+        begun[r] += stop - low
+        if folds and begun[r] == _CHAIN:
+            _fold(sums, totals, r, begun)
         low = stop
+
+
+@kernel()
+def _fold(sums: Any, totals: Any, r: int, begun: Any) -> None:
+    for j in range(sums.shape[1]):
+        totals[r, j] += sums[r, j]
+        sums[r, j] = 0
+    begun[r] = 0
+
+
+@kernel()
+def _room_for_sums(wanted: bool, ends: Any, width: int) -> Any:
+    """Zeros for a block's sums, and for their totals if some neuron has more pairs than a chain."""
+    longest, low = 0, 0
+    for r in range(BLOCK):
+        longest, low = max(longest, ends[r] - low), ends[r]
+    sums = np.zeros((BLOCK if wanted else 0, width), np.float32)
+    return sums, np.zeros((BLOCK if wanted and longest > _CHAIN else 0, width), np.float32)
 
 
 @kernel()
@@ -276,22 +293,23 @@ def _block(b: int, who: int, pairs: Any, rule: Any, wanted: Any) -> None:
     dh, dfactor = np.empty(place.shape[0], np.float32), np.empty(place.shape[0], np.float32)
     values = np.empty((BLOCK, d + _PAD), np.float32)
     turn(pairs.w2, 0, base, d, count, values, 0, 0)
-    with_w2 = wanted.w2.shape[0] > 0
-    sums = np.zeros((BLOCK + 1 if with_w2 else 1, d + _PAD), np.float32)
+    sums, totals = _room_for_sums(wanted.w2.shape[0] > 0, ends, d + _PAD)
+    begun = np.zeros(BLOCK, np.int64)
     with_gate, with_up = _clear(wanted.gate, base, count), _clear(wanted.up, base, count)
-    length = max(TOKEN_BYTES // (8 * d), 16)
+    length = max(TOKEN_BYTES // (8 * d), _LEAST_TOKENS)
     for first in range(0, tokens, length):
         for r in range(count):
             low = end = cursor[r]
             while end < ends[r] and token[end] < first + length:
                 end += 1
             cursor[r] = end
-            _go_back(pairs.dy, token, low, end, values, r, dh, h, sums, with_w2)
+            _go_back(pairs.dy, token, low, end, values, r, dh, h, sums, totals, begun)
             if rule.penalty != 0:
                 _penalise(h, rule.penalty, low, end, dh)
             for q in range(low, end):
                 dfactor[q] = value[q] * dh[q]
-                dh[q] *= slope[q]
+                # Where the slope is zero torch takes a zero, whatever dh is.
+                dh[q] = slope[q] * dh[q] if slope[q] != 0 else np.float32(0.0)
             if with_gate:
                 _add(pairs.x, token, dh, low, end, wanted.gate, base + r)
             if with_up:
@@ -300,7 +318,11 @@ def _block(b: int, who: int, pairs: Any, rule: Any, wanted: Any) -> None:
     _scatter(dfactor, place, wanted.factor)
     _sums(ends, dh, base, wanted.gate_bias)
     _sums(ends, dfactor, base, wanted.up_bias)
-    if with_w2:
+    if totals.shape[0] > 0:
+        for r in range(count):
+            _fold(sums, totals, r, begun)
+        turn(totals, 0, 0, count, d, wanted.w2, 0, base)
+    elif sums.shape[0] > 0:
         turn(sums, 0, 0, count, d, wanted.w2, 0, base)
 
 

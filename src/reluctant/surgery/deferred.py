@@ -15,6 +15,8 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.utils._pytree import tree_leaves, tree_map_only
 
+from reluctant.errors import ReluctantError
+
 # Answered by a tensor without memory; none of these depends on its values.
 _METADATA = {
     *(Tensor.shape.__get__, Tensor.dtype.__get__, Tensor.device.__get__, Tensor.ndim.__get__),  # type: ignore[attr-defined]
@@ -64,8 +66,11 @@ class Deferred(Tensor):
             if func in _METADATA:
                 with _plain():
                     return func(*args, **kwargs)
-            if _hands_on(func, first, args, kwargs) or _drops(func, first, args, kwargs):
+            if _hands_on(func, first, args, kwargs):
                 return first
+            dropped = _dropped(func, first, args, kwargs)
+            if dropped is not None:
+                return dropped
         name = getattr(func, "__name__", str(func))
         args, kwargs = tree_map_only(Deferred, lambda t: resolve(t, name), (args, kwargs))
         return func(*args, **kwargs)
@@ -90,6 +95,12 @@ def resolve(tensor: Any, why: str = "") -> Any:
         return tensor
     held = tensor.__dict__
     if held["real"] is None:
+        if "drawn" in held:
+            raise ReluctantError(
+                "what a dropout returned went through a served feed-forward layer, which drew a "
+                f"mask for its active neurons alone, and was asked for afterwards ({why}): call "
+                "reluctant.restore on this layer"
+            )
         held["touched"](why)
         gradients, inference = held["modes"]
         off = torch.autocast("cpu", enabled=False)
@@ -121,16 +132,18 @@ def _hands_on(func: Any, first: Deferred, args: Any, kwargs: Any) -> bool:
     return False
 
 
-def _drops(func: Any, first: Deferred, args: Any, kwargs: Any) -> bool:
-    """Whether func is a dropout of what the activation returns: then it is noted, and part of what
-    the tensor stands for."""
+def _dropped(func: Any, first: Deferred, args: Any, kwargs: Any) -> Deferred | None:
+    """What a dropout makes of what the activation returns: another tensor that is not computed,
+    which knows the probability. It is `drawn` once an engine has drawn the mask."""
     held = first.__dict__
     if func is not F.dropout or held["role"] != "active" or "drop" in held:
-        return False
-    held["drop"], _, _ = _dropout(*args[1:], **kwargs)
-    compute = held["compute"]
-    held["compute"] = lambda: F.dropout(compute(), held["drop"])
-    return True
+        return None
+    p, _, inplace = _dropout(*args[1:], **kwargs)
+    if inplace:
+        return None
+    made: Deferred = held["again"](lambda: F.dropout(resolve(first, "a dropout"), p))
+    made.__dict__["drop"] = float(p)
+    return made
 
 
 def _dropout(

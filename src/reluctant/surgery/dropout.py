@@ -31,7 +31,7 @@ def placed(module: nn.Module, site: Site) -> tuple[nn.Dropout | None, nn.Dropout
         for dropout in dropouts:
             copy = twin(dropout)
             copy.training, copy.p = True, _P
-            torch.manual_seed(0)
+            torch.default_generator.manual_seed(0)  # no other device's
             found = getattr(twin(module), site.method)(x.clone())
             copy.training = False
             if _same(found, inner):
@@ -47,7 +47,7 @@ def _at(site: Site, x: Tensor, *, inner: bool | None) -> Tensor:
     h = site.activation(F.linear(x, gate.weight, gate.bias))
     if site.gate is not None:
         h = h * F.linear(x, site.up.weight, site.up.bias)
-    torch.manual_seed(0)
+    torch.default_generator.manual_seed(0)
     if inner:
         h = F.dropout(h, _P)
     y = F.linear(h if site.norm is None else site.norm(h), site.down.weight, site.down.bias)

@@ -185,6 +185,7 @@ def _site(module: nn.Module, form: Form) -> Site:
         scalars=scalars,
         norm=form.norm,
         inplace=form.row is not None and _writes(form.live),
+        known=form.proven and form.row is None,
     )
     if form.row is not None:
         return site  # what its forward drops is seen in each call

@@ -1,6 +1,7 @@
 """Serves a layer that stands inside a larger forward: runs that forward on a stand-in."""
 
 import inspect
+import logging
 import weakref
 from collections.abc import Callable
 from contextlib import suppress
@@ -18,6 +19,7 @@ from reluctant.surgery.seat import Seat, kind_of
 from reluctant.surgery.site import Site, Unfit, raw
 from reluctant.surgery.standin import plain, stand_in
 from reluctant.surgery.still import still
+from reluctant.trainer import log
 
 # Calls in which a forward may use what is between the products, and never let it be, before its
 # layer is put back.
@@ -44,6 +46,8 @@ def call(
         proved = twin is not None and seat.proved.get(key_of(seat.site, module, args, kwargs))
         return forward(twin if proved else module, *args, **kwargs)
     if not ready:
+        if log.isEnabledFor(logging.INFO):
+            seat.engine.trainer.say(f"left to its own code: {seat.why_not(module)}")
         return forward(plain(module, original), *args, **kwargs)
     serving = Serving(seat.site, seat)
     result = serving.run(forward, module, args, kwargs)
@@ -148,7 +152,7 @@ def show(seat: Seat, module: nn.Module, shown: list[Any]) -> None:
     """Let it know what made-up hidden states have shown of the module as it is now."""
     seat.context = seat.site.context(module)
     for key, trial in shown:
-        seat.proved[key] = trial.done and not trial.touched
+        seat.proved[key] = trial.done and not (trial.touched or trial.dropped)
         if trial.elsewhere:
             seat.twin = None
 
@@ -215,12 +219,12 @@ class Serving:
         if not self._is(h, "active"):
             return raw(self.site.down)(resolve(h, "the second Linear"))  # type: ignore[no-any-return]
         self.done = True
-        x, seat = h.__dict__["given"], self.seat
+        x, seat, drop = h.__dict__["given"], self.seat, h.__dict__.get("drop", 0.0)
+        self.dropped |= drop > 0
         if seat is None:  # what comes out is not looked at, only what is done with what is between
             return torch.clone(x)
-        drop = h.__dict__.get("drop", 0.0)
         if drop > 0:  # with noise in it there is nothing to compare
-            self.dropped = True
+            h.__dict__["drawn"] = True
             return seat.engine(x, drop)
         y, kind = seat.engine(x), kind_of(x)
         if kind not in seat.checked:
@@ -234,7 +238,8 @@ class Serving:
 
     def _make(self, given: Tensor, role: str, compute: Callable[[], Tensor]) -> Deferred:
         made = Deferred.make(given, self.site.d_ff, compute, self._touch)
-        made.__dict__.update(role=role, given=given, of=self)
+        made.__dict__.update(role=role, given=given, of=self, kind=casting())
+        made.__dict__["again"] = lambda compute: self._make(given, "active", compute)
         self._made.append(weakref.ref(made))
         return made
 
@@ -242,7 +247,7 @@ class Serving:
         if type(tensor) is not Deferred or tensor.computed:
             return False
         held = tensor.__dict__
-        return held["of"] is self and held["role"] == role
+        return held["of"] is self and held["role"] == role and held["kind"] == casting()
 
     def _touch(self, why: str) -> None:
         name = self.touched or f"its forward does more between its Linear layers: {why}"

@@ -78,22 +78,29 @@ class Seat:
             return False
         if not site.drops():
             return True
+        if torch.compiler.is_compiling() or x.is_nested or not site.drops_only_there():  # type: ignore[attr-defined]
+            return False
         # Without gradients, too: a checkpoint computes once so and once with them, by one mask.
-        return not torch.compiler.is_compiling() and site.drops_only_there()
+        # Nothing can be compared with noise in it: whose code is not known has to be seen without.
+        return not casting() or site.known or kind_of(x) in self.checked
 
-    def why_not(self, module: nn.Module, x: object) -> str:
-        """Why a call is left to the original, in words."""
+    def why_not(self, module: nn.Module, x: object = None) -> str:
+        """Why a call is left to the original, in words. x: its input, if that is known."""
         site = self.site
         reasons: dict[str, Callable[[], object]] = {
             "a mode or transform of torch watches or changes what is computed": is_changed,
-            "autocast without gradients": lambda: casting() and not torch.is_grad_enabled(),
+            "autocast without gradients": (
+                lambda: casting() and not (torch.is_grad_enabled() or module.training)
+            ),
             "its parts were replaced, or have hooks": (
                 lambda: not site.whole(module) or site.observed()
             ),
             "the input is no plain tensor of the weights' dtype on the CPU": (
-                lambda: not self.takes(x)
+                lambda: x is not None and not self.takes(x)
             ),
-            "under autocast its own result is another": lambda: kind_of(x) in self.refused,
+            "under autocast its own result is another": (
+                lambda: x is not None and kind_of(x) in self.refused
+            ),
             "in training mode its forward does something else": (
                 lambda: module.training and not site.trains
             ),
@@ -101,7 +108,7 @@ class Seat:
                 lambda: site.drops() and not site.drops_only_there()
             ),
         }
-        last = "its attributes are not what they were when it was proved"
+        last = "what it computes has not been seen without dropout, or not proved as it is now"
         return next((text for text, holds in reasons.items() if holds()), last)
 
     def ready(self, module: nn.Module) -> bool:
@@ -109,8 +116,10 @@ class Seat:
         site, state = self.site, self.state
         if is_changed() or not site.whole(module) or site.observed():
             return False
-        if casting() and (torch.compiler.is_compiling() or not torch.is_grad_enabled()):
-            return False  # a cast is for the trainer
+        # Casts are for the trainer, with and without gradients: see `serves`.
+        training = torch.is_grad_enabled() or module.training or site.drops()
+        if casting() and (torch.compiler.is_compiling() or not training):
+            return False
         if torch.compiler.is_compiling():
             return state is not None and state.dtype is site.dtype and state.holds_traced(module)
         if state is not None and state.dtype is site.dtype and state.holds(module):

@@ -61,6 +61,7 @@ class Site:
     dropouts: those that may act in between.
     inplace: whether an inline layer's activation writes into what it gets.
     scalars: (holder, name) of the numbers and flags that an inline layer's forward may go by.
+    known: whether torch or we wrote the code that calls the parts.
     between, after: those of them that are known to act on what comes to the second map, and on the
     result.
     weighed: the modules that hold the weights.
@@ -84,6 +85,7 @@ class Site:
     scalars: tuple[tuple[nn.Module | None, str], ...] = ()
     norm: nn.Module | None = None
     inplace: bool = False
+    known: bool = False
     between: nn.Dropout | None = None
     after: nn.Dropout | None = None
     weighed: tuple[nn.Module, ...] = field(init=False)
@@ -199,18 +201,18 @@ class Site:
 
     def takes(self, x: object) -> bool:
         """Whether x and the weights as they are now go together, or autocast makes them."""
-        if type(x) is not Tensor:  # subclasses and tracers want to see the plain operations
+        # Subclasses and tracers want to see the plain operations.
+        if type(x) is not Tensor or not (x.is_cpu and x.is_floating_point()):
             return False
-        dtype = self.dtype if torch.is_autocast_enabled("cpu") else x.dtype
+        casts = torch.is_autocast_enabled("cpu")
+        dtype = self.dtype if casts else x.dtype
+        if casts and torch.float64 in (dtype, x.dtype):  # which it does not cast
+            return False
         for part in self.weighed:
             weight = part._parameters.get("weight")
             # not pruned, quantised in place, in a functional_call ...
             if type(weight) is not nn.Parameter or weight.dtype is not dtype:
                 return False
-        if not x.is_floating_point():
-            return False
-        if not x.is_cpu:
-            return False
         if x.is_nested:
             return True
         # not sparse, nor in oneDNN's own layout

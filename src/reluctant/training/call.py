@@ -75,8 +75,15 @@ def unserved(x: Tensor, weights: Weights) -> str:
     if any(t.dtype is not x.dtype for t in given) or x.dtype not in DTYPES:
         kinds = sorted({str(t.dtype).removeprefix("torch.") for t in given})
         return f"tensors of {', '.join(kinds)}"
-    if not all(t.is_cpu and t.layout is torch.strided for t in given):
+    if not all(t.is_cpu and t.layout is torch.strided and not t.is_neg() for t in given):
         return "tensors that are not on the CPU, or not strided"
+    if weights.w1.dim() != 2 or x.dim() == 0:
+        return "a first weight that is no matrix, or an input that is a number"
+    d_ff, d = weights.w1.shape  # kernels do not check what they read
+    shapes = (d_ff, d), (d_ff,), (d, d_ff), (d,), (d_ff, d), (d_ff,)
+    for t, shape in [(x, (*x.shape[:-1], d)), *zip(weights, shapes, strict=True)]:
+        if t is not None and t.shape != shape:
+            return f"a tensor of shape {tuple(t.shape)} where {tuple(shape)} was expected"
     return ""
 
 

@@ -31,7 +31,7 @@ def forward(
         draw = torch.Generator("cpu").manual_seed(seed)
         stays = torch.empty(h.shape, dtype=torch.bool, device="cpu")
         kept.append(stays.bernoulli_(1 - call.drop, generator=draw))
-        h = h * (stays * call.scale).to(h.dtype)
+        h = h * (stays.to(h.dtype) * call.scale)
     wide = torch.float32
     size = h.abs().sum(dtype=wide) if call.sized else h.new_zeros((), dtype=wide)
     return dense.linear(h, weights.w2, weights.b2), size, kept
@@ -47,7 +47,7 @@ def backward(
     """
     w1, _, w2, _, wg, _ = weights
     z, factor = kept[0], None if wg is None else kept[1]
-    scale = None if call.drop == 0 else (kept[-1] * call.scale).to(z.dtype)
+    scale = None if call.drop == 0 else kept[-1].to(z.dtype) * call.scale
     value = z if call.activation.name == "relu" else call.activation(z)
     h = value if factor is None else value * factor
     h = h if scale is None else h * scale
@@ -60,7 +60,7 @@ def backward(
         return found
     dh = dense.linear(dy, w2.t(), None)
     if dsize != 0:
-        dh = dh + dsize * h.sign()
+        dh = dh.add_(h.sign(), alpha=float(dsize))
     dh = dh if scale is None else dh * scale
     dz = _through(call, z, dh if factor is None else dh * factor)
     fires, _ = weights.fires

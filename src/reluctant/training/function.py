@@ -1,5 +1,6 @@
 """The step for autograd: saved tensors, gradients, gradients of gradients."""
 
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -34,33 +35,62 @@ class _FeedForward(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, *arguments: Any) -> tuple[Tensor, Tensor]:
-        *tensors, call, seed = arguments
-        weights = Weights(*tensors).each(Tensor.detach)
-        y, size, kept = step.forward(x.detach().contiguous(), weights, call, seed)
-        ctx.call, biases = call, tensors[1::2]
-        # As with torch's own layers, biases may be written to before the backward pass.
-        ctx.biases = [(t, None if t is None else t._version) for t in biases]
-        ctx.save_for_backward(x, *tensors[::2], *kept)
+        *tensors, ctx.call, seed = arguments
+        given = (x, *tensors)
+        weights = Weights(*tensors).each(lambda t: t.data)
+        y, size, kept = step.forward(x.data.contiguous(), weights, ctx.call, seed)
+        # What torch's own layers keep, nobody may write to. The rest, biases among it, is needed
+        # only if the forward pass has to be repeated.
+        of_x, of_w1, of_b1, _, _, of_wg, of_bg = ctx.needs_input_grad[:7]
+        through = of_x or of_w1 or of_b1 or of_wg or of_bg
+        saves = (of_w1 or of_wg, of_x, False, through, False, of_x, False)
+        ctx.loose = [None if saved else _Loose.of(t) for t, saved in zip(given, saves, strict=True)]
+        ctx.save_for_backward(
+            *(t if saved else None for t, saved in zip(given, saves, strict=True)), *kept
+        )
         return y, size
 
     @staticmethod
     def backward(ctx: Any, dy: Tensor, dsize: Tensor) -> Any:
-        x, w1, w2, wg, *kept = ctx.saved_tensors
-        (b1, b2, bg), wanted = (t for t, _ in ctx.biases), ctx.needs_input_grad[:7]
-        twice = torch.is_grad_enabled()  # somebody differentiates this once more
-        repeats = twice or not step.are_exact(kept, dy)
-        if repeats and any(t is not None and t._version != version for t, version in ctx.biases):
-            raise RuntimeError(
-                "a bias of a feed-forward layer was written to after the forward pass, which this "
-                "backward pass has to repeat: write to it after the backward pass"
-            )
-        weights = Weights(w1, b1, w2, b2, wg, bg)
-        if twice:
+        saved, wanted = ctx.saved_tensors, ctx.needs_input_grad[:7]
+        kept = list(saved[7:])
+        both = zip(saved, ctx.loose, strict=False)
+        x, *others = (t if loose is None else loose.tensor for t, loose in both)
+        weights = Weights(*others)
+        if torch.is_grad_enabled() or is_batched(dy):  # somebody differentiates this once more
+            _check(ctx.loose)
             return *_differentiable(x, weights, kept, ctx.call, (dy, dsize), wanted), None, None
-        x, weights = x.detach(), weights.each(Tensor.detach)
-        if repeats:
-            kept = step.dense_instead(x, weights, kept, ctx.call)
+        x, weights = x.data, weights.each(lambda t: t.data)
+        if not step.are_exact(kept, weights, dy):
+            _check(ctx.loose)
+            kept = step.dense_instead(x.contiguous(), weights, kept, ctx.call)
         return *step.backward(x, weights, kept, ctx.call, dy, dsize, wanted), None, None
+
+
+@dataclass(frozen=True)
+class _Loose:
+    """A tensor that is not saved, and how often it had been written to."""
+
+    tensor: Tensor | None
+    version: int | None
+
+    @classmethod
+    def of(cls, t: Tensor | None) -> "_Loose":
+        return cls(t, None if t is None or t.is_inference() else t._version)
+
+
+def _check(loose: list[_Loose | None]) -> None:
+    for each in loose:
+        if each is not None and each.version != _Loose.of(each.tensor).version:
+            raise RuntimeError(
+                "an input or a weight of a feed-forward layer was written to after the forward "
+                "pass, which this backward pass has to repeat: write to it after the backward pass"
+            )
+
+
+def is_batched(t: Tensor) -> bool:
+    """Whether it stands for many gradients (`is_grads_batched`, `vectorize=True`)."""
+    return torch._C._functorch.is_batchedtensor(t) or torch._C._functorch.is_legacy_batchedtensor(t)
 
 
 def _differentiable(
@@ -72,9 +102,11 @@ def _differentiable(
     """
 
     def drop(h: Tensor) -> Tensor:
-        return h * (step.stays(h, kept) * call.scale).to(h.dtype)
+        return h * (step.stays(h, kept).to(h.dtype) * call.scale)
 
     with torch.enable_grad():
+        # Aliases: one Parameter may stand in two places.
+        x, weights = x.view_as(x), weights.each(lambda t: t.view_as(t))
         results = plain(x, weights, call, drop)
         some = [t for t, w in zip((x, *weights), wanted, strict=True) if t is not None and w]
         reached = [(r, g) for r, g in zip(results, out, strict=True) if r.requires_grad]

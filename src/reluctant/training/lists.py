@@ -55,14 +55,16 @@ def find(
         rule = (call.threshold, call.drop, active.seed_from(seed, first * d_ff))
         start = torch.empty(len(some) + 1, dtype=torch.int64, device="cpu")
         screened = None if sketch is None else _screened(some, sketch, fires, bias, rule, start)
-        if screened is not None:
-            found, lists = screened
+        z = rows[:0] if screened else dense.linear(some, fires, bias)
+        if call.drop > 0 and not is_finite(z):
+            return None, z if first == 0 else None  # an infinity that is dropped makes a NaN
+        found = screened[0] if screened else active.count(as_array(z), *rule, as_array(start), team)
+        if found > call.limit * len(some) * d_ff:
+            call.seen(len(some) * d_ff, found, sparse=False)
+            return None, z if first == 0 and not screened else None
+        if screened:
+            lists = screened[1]
         else:
-            z = dense.linear(some, fires, bias)
-            found = active.count(as_array(z), *rule, as_array(start), team)
-            if found > call.limit * z.numel():
-                call.seen(z.numel(), found, sparse=False)
-                return None, z if first == 0 else None
             lists = _room(start, d_ff, z.dtype)
             arrays = (*lists.places, as_array(lists.z))
             active.fill(as_array(z), *rule, *arrays, team)

@@ -1,11 +1,13 @@
 """One step, forward and backward, without autograd: over active neurons, or dense."""
 
+import math
 from dataclasses import replace
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from reluctant.kernels.sums import HUGE_PRODUCT
 from reluctant.training import dense, lists, sparse
 from reluctant.training.call import Call, Weights, is_finite
 
@@ -30,9 +32,15 @@ def is_sparse(kept: list[Tensor]) -> bool:
     return len(kept) > 3
 
 
-def are_exact(kept: list[Tensor], dy: Tensor) -> bool:
-    """Whether gradients by what was kept would be the layer's: 0 * inf is none of a zero."""
-    return not is_sparse(kept) or is_finite(dy)
+def are_exact(kept: list[Tensor], weights: Weights, dy: Tensor) -> bool:
+    """Whether gradients by what was kept would be the layer's: 0 * inf is none of a zero.
+
+    In gated layers such an infinity may be a dh that overflows, too.
+    """
+    if not is_sparse(kept) or weights.wg is None:
+        return not is_sparse(kept) or is_finite(dy)
+    norms = (torch.linalg.vector_norm(t, dtype=torch.float64) for t in (dy, weights.w2))
+    return math.prod(map(float, norms)) < HUGE_PRODUCT
 
 
 def dense_instead(rows: Tensor, weights: Weights, kept: list[Tensor], call: Call) -> list[Tensor]:
