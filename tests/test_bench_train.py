@@ -165,7 +165,7 @@ def test_what_is_kept_between_the_passes() -> None:
         model, batch = made(kind, shape, 300)
         others, _ = peers.build(model, batch, [name] if name in peers.BUILDERS else [])
         (one,) = [each for each in (peers.ours(model), *others) if each.name == name]
-        return measure.kept_bytes(one.model, one.forward, batch.x)
+        return measure.forward(one, batch.x)[1]
 
     hidden, x = 300 * 96 * 4, 300 * 32 * 4
     assert kept("eager", "layer", TINY) == hidden  # relu's output is down's input
