@@ -165,7 +165,7 @@ def test_what_is_kept_between_the_passes() -> None:
         model, batch = made(kind, shape, 300)
         others, _ = peers.build(model, batch, [name] if name in peers.BUILDERS else [])
         (one,) = [each for each in (peers.ours(model), *others) if each.name == name]
-        return measure.kept_bytes(one.model, one.forward, batch.x)
+        return measure.forward(one, batch.x)[1]
 
     hidden, x = 300 * 96 * 4, 300 * 32 * 4
     assert kept("eager", "layer", TINY) == hidden  # relu's output is down's input
@@ -354,7 +354,7 @@ def test_a_process_says_what_its_steps_took() -> None:
     found = memory.measure(cell, ["eager"])
     assert found.added.keys() == found.before.keys() == {"eager"}
     hidden = 512 * 8192 * 4
-    assert 2 * hidden < found.added["eager"] < 8 * hidden  # z and h, or h and its gradient
+    assert 2 * hidden < found.added["eager"] < 5 * hidden  # z and h, or h and its gradient
     assert found.before["eager"] > 2**26
     assert hog.nbytes > 8 * hidden
     assert (found.tokens, found.d_ff, found.density) == (512, 8192, 0.05)
@@ -365,7 +365,7 @@ def test_a_process_says_what_its_steps_took() -> None:
 def test_ours_takes_less_memory_and_checkpoints_no_more() -> None:
     added = memory.measure(Cell("stack", 2048, Shape(64, 2048))).added
     assert added["ours"] < added["eager"] / 2
-    assert added["checkpoint"] < added["eager"]
+    assert added["checkpoint"] < added["eager"] / 1.5
 
 
 def test_a_process_that_fails_is_said(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -11,7 +11,6 @@ from reluctant.bench.train import peers
 from reluctant.bench.train.grid import KINDS, Cell
 from reluctant.bench.train.model import (
     Batch,
-    Model,
     build,
     draw_batch,
     errors,
@@ -68,8 +67,7 @@ def _row(
     on_round: Callable[[], object],
 ) -> Row:
     ours = contenders[0]
-    kept = {each.name: kept_bytes(each.model, each.forward, batch.x) for each in contenders}
-    found = _errors(contenders, batch)
+    kept, found = _first_steps(contenders, batch)
     before = _ways(ours)
     seconds = interleaved(
         {each.name: partial(_step, each, batch) for each in contenders},
@@ -110,32 +108,36 @@ def _step(contender: peers.Contender, batch: Batch, _: int) -> Tensor:
     return contender.step(batch)
 
 
-def _errors(contenders: Sequence[peers.Contender], batch: Batch) -> dict[str, dict[str, float]]:
-    """Those of each contender. Their first steps, in which what has to be made is made."""
+def _first_steps(
+    contenders: Sequence[peers.Contender], batch: Batch
+) -> tuple[dict[str, int], dict[str, dict[str, float]]]:
+    """The bytes that each contender keeps, and its errors."""
     forget(contenders[0].model, batch.x)
     truth = reference(contenders[0].model, batch)
-    found = {}
+    kept, found = {}, {}
     for each in contenders:
-        y = each.step(batch)
+        forget(each.model, batch.x)
+        y, kept[each.name] = forward(each, batch.x)
+        y.backward(batch.dy)  # type: ignore[no-untyped-call]
         found[each.name] = errors(results(each.model, batch.x, y), truth)
-    return found
+    return kept, found
 
 
-def kept_bytes(model: Model, forward: peers.Forward, x: Tensor) -> int:
-    """What autograd keeps after the forward pass, besides x and the model's parameters."""
+def forward(contender: peers.Contender, x: Tensor) -> tuple[Tensor, int]:
+    """The output, and the bytes that autograd keeps after the forward pass, besides x and the
+    model's parameters."""
     sizes: dict[int, int] = {}
 
     def keep(t: Tensor) -> Tensor:
-        storage = t.untyped_storage()
+        storage = t.untyped_storage()  # which y holds, so that no other can be where it is
         sizes[storage.data_ptr()] = storage.nbytes()
         return t
 
     with torch.autograd.graph.saved_tensors_hooks(keep, lambda t: t):
-        y = forward(x)  # held, and what it keeps with it: else memory is given out twice
-    for leaf in (x, *model.parameters()):
+        y = contender.forward(x)
+    for leaf in (x, *contender.model.parameters()):
         sizes.pop(leaf.untyped_storage().data_ptr(), None)
-    del y
-    return sum(sizes.values())
+    return y, sum(sizes.values())
 
 
 def _ways(ours: peers.Contender) -> dict[str, int]:

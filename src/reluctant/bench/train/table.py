@@ -111,7 +111,7 @@ def _memory(found: Sequence[Memory]) -> Table:
     table.caption = (
         "Each in a process of its own, two steps, gradients of all weights included. before: what "
         "ours had in memory before them - libraries, weights, x, a step with 256 tokens - which is "
-        "subtracted, of each its own."
+        "subtracted, of each its own. The C library was told to give freed memory back at once."
     )
     for each in found:
         ours = max(each.added["ours"], 1)
