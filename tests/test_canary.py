@@ -80,6 +80,7 @@ OWNERS: dict[str, Callable[[], Any]] = {
     "_current_level": lambda: torch.autograd.forward_ad,
     "_pytree": lambda: torch.utils,
     "_current_graph_task_id": lambda: torch._C,
+    "_functorch": lambda: torch._C,
     # Dense products, and the benchmark's peers.
     "_linear_pointwise": lambda: torch.ops.mkldnn,
     "_reorder_linear_weight": lambda: torch.ops.mkldnn,

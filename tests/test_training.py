@@ -417,7 +417,7 @@ def test_long_chains_are_folded() -> None:
     )
     dy = draw(6000, 1024)
     dy[(F.linear(x, weights.w1, weights.b1).abs() < 1e-4).any(1)] = 0
-    call = call_of(resolve("relu"), "lists", sized=False)
+    call = call_of(resolve("relu"), "lists")
     truth = results(lambda *t: plain(*t, call, F.dropout), x, weights, dy, torch.float64)
     theirs = results(lambda *t: plain(*t, call, F.dropout), x, weights, dy, torch.float32)
     ours = results(lambda *t: feed_forward(*t, call), x, weights, dy, torch.float32)
@@ -435,7 +435,21 @@ def test_shapes_that_kernels_would_run_out_of_are_torchs(part: str, shape: tuple
     odd = weights._replace(**{part: torch.randn(shape)})
     assert "was expected" in unserved(x, odd)
     assert "was expected" in unserved(x[:, :4], weights)
-    assert "strided" in unserved(torch._neg_view(x), weights)
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_signs_that_are_only_noted_count(way: str) -> None:
+    x, weights = drawn(torch.randn, (20,), 8, 70)
+    call, dy = call_of(resolve("relu"), way), torch.randn(20, 8)
+    negated = torch._neg_view(x)
+    odd = weights._replace(w2=torch._neg_view(weights.w2))
+    y, _ = feed_forward(negated, odd, call)
+    torch.testing.assert_close(y, plain(-x, odd, call, F.dropout)[0])
+    x.requires_grad_()
+    y, _ = feed_forward(x, weights, call)
+    (ours,) = torch.autograd.grad(y, x, torch._neg_view(dy))
+    (theirs,) = torch.autograd.grad(plain(x, weights, call, F.dropout)[0], x, -dy)
+    torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-3)
 
 
 def test_frozen_rows_leave_x_to_be_written_to() -> None:

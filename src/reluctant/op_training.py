@@ -28,7 +28,7 @@ def train(
     """The layer, x: (tokens, d_model), and, one-dimensional, what its backward pass needs."""
     call = _call(x, w1.numel(), op.server_of(handle), activation)
     weights = training.Weights(w1, b1, w2, b2, wg, bg)
-    y, _, kept = step.forward(x.contiguous(), weights, call, 0)
+    y, _, kept = step.forward(x, weights, call, 0)
     if step.is_sparse(kept):
         start, offset, neuron, z, *factor = kept
     else:
@@ -98,7 +98,7 @@ def train_backward(
         lists = [t.view(shape).to(x.dtype) for t in (z, *factors)]
     weights, size = training.Weights(w1, b1, w2, b2, wg, bg), dy.new_zeros((), dtype=torch.float32)
     if not step.are_exact(lists, weights, dy):
-        lists = step.dense_instead(x.contiguous(), weights, lists, call)
+        lists = step.dense_instead(step.plainly(x), weights, lists, call)
     found = step.backward(x, weights, lists, call, dy, size, wanted)
     return [dy.new_empty(0) if t is None else t.contiguous() for t in found]
 

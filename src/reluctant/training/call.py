@@ -75,7 +75,7 @@ def unserved(x: Tensor, weights: Weights) -> str:
     if any(t.dtype is not x.dtype for t in given) or x.dtype not in DTYPES:
         kinds = sorted({str(t.dtype).removeprefix("torch.") for t in given})
         return f"tensors of {', '.join(kinds)}"
-    if not all(t.is_cpu and t.layout is torch.strided and not t.is_neg() for t in given):
+    if not all(t.is_cpu and t.layout is torch.strided for t in given):
         return "tensors that are not on the CPU, or not strided"
     if weights.w1.dim() != 2 or x.dim() == 0:
         return "a first weight that is no matrix, or an input that is a number"

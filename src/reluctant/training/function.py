@@ -38,7 +38,7 @@ class _FeedForward(torch.autograd.Function):
         *tensors, ctx.call, seed = arguments
         given = (x, *tensors)
         weights = Weights(*tensors).each(lambda t: t.data)
-        y, size, kept = step.forward(x.data.contiguous(), weights, ctx.call, seed)
+        y, size, kept = step.forward(x.data, weights, ctx.call, seed)
         # What torch's own layers keep, nobody may write to. The rest, biases among it, is needed
         # only if the forward pass has to be repeated.
         of_x, of_w1, of_b1, _, _, of_wg, of_bg = ctx.needs_input_grad[:7]
@@ -63,7 +63,7 @@ class _FeedForward(torch.autograd.Function):
         x, weights = x.data, weights.each(lambda t: t.data)
         if not step.are_exact(kept, weights, dy):
             _check(ctx.loose)
-            kept = step.dense_instead(x.contiguous(), weights, kept, ctx.call)
+            kept = step.dense_instead(step.plainly(x), weights, kept, ctx.call)
         return *step.backward(x, weights, kept, ctx.call, dy, dsize, wanted), None, None
 
 

@@ -17,13 +17,19 @@ def forward(
 ) -> tuple[Tensor, Tensor, list[Tensor]]:
     """y, the sum of |h|, and what the backward pass needs: see `is_sparse`.
 
-    rows: (tokens, d_model), contiguous. seed: of dropout.
+    rows: (tokens, d_model). seed: of dropout.
     """
+    rows, weights = plainly(rows), weights.each(Tensor.resolve_neg)
     found, z = lists.find(rows, weights, call, seed)
     values = None if found is None else sparse.values_of(weights.w2)
     if found is None or values is None:
         return dense.forward(rows, weights, call, seed, z)
     return sparse.forward(rows, weights, call, found, values)
+
+
+def plainly(rows: Tensor) -> Tensor:
+    """Without a sign that is only noted, row after row: as kernels read it."""
+    return rows.resolve_neg().contiguous()
 
 
 def is_sparse(kept: list[Tensor]) -> bool:
@@ -69,7 +75,7 @@ def backward(
 
     weights: as in `forward`; biases are not read. dy: (tokens, d_model); dsize: of the sum of |h|.
     """
-    step = rows.contiguous(), weights, kept, call, dy.contiguous()
+    step = plainly(rows), weights.each(Tensor.resolve_neg), kept, call, plainly(dy)
     if is_sparse(kept):
         return sparse.backward(*step, float(dsize), wanted)
     return dense.backward(*step, dsize, wanted)
