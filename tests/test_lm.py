@@ -65,7 +65,7 @@ def test_an_epoch_has_every_window_once(text: Text) -> None:
 def test_the_engine_changes_nothing_beyond_rounding(
     text: Text, tmp_path: Path, penalty: float, limit: float, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(ways, "training_limit", lambda dtype, tokens: limit)
+    monkeypatch.setattr(ways, "training_limits", lambda dtype, weights, tokens: (limit, 0.0))
     settings = replace(TINY, penalty=penalty, ramp=3)
     ours, theirs = (run(replace(settings, engine=e), text, tmp_path) for e in (True, False))
     assert ours.header["weights"] == theirs.header["weights"]
