@@ -12,7 +12,7 @@ pre-activations.
 
 What is left out are products with an exact zero. Where one of them could be 0 * inf = NaN - a
 number of dy, W2 or a gated layer's factors that is not finite - and where so many neurons are
-active that it would not pay, all products are dense, by oneDNN where it is the faster.
+active that it would not pay, all products are dense, by torch.
 
 Nothing here outlives the call but what autograd keeps: weights may change between any two steps,
 in any way.

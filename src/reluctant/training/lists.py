@@ -4,9 +4,9 @@ from functools import partial
 from typing import Any, NamedTuple
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
-from reluctant import dense
 from reluctant.errors import ReluctantError
 from reluctant.kernels import active, screened_active
 from reluctant.kernels.codes import HARDSWISH
@@ -55,7 +55,7 @@ def find(
         rule = (call.threshold, call.drop, active.seed_from(seed, first * d_ff))
         start = torch.empty(len(some) + 1, dtype=torch.int64, device="cpu")
         screened = None if sketch is None else _screened(some, sketch, fires, bias, rule, start)
-        z = rows[:0] if screened else dense.linear(some, fires, bias)
+        z = rows[:0] if screened else F.linear(some, fires, bias)
         if call.drop > 0 and not is_finite(z):
             return None, z if first == 0 else None  # an infinity that is dropped makes a NaN
         found = screened[0] if screened else active.count(as_array(z), *rule, as_array(start), team)
@@ -113,7 +113,7 @@ def _sketch(rows: Tensor, fires: Tensor, bias: Tensor | None, call: Call) -> Ske
     if not finite or call.activation.kernel == HARDSWISH:
         return None
     every = max(len(rows) // SAMPLED, 1)
-    z = dense.linear(rows[::every][:SAMPLED], fires, bias)
+    z = F.linear(rows[::every][:SAMPLED], fires, bias)
     if int((z > call.threshold).sum()) > call.screen * z.numel():
         return None
     try:
