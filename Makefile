@@ -11,7 +11,7 @@ TESTS := $(BIN)/python -m pytest --numprocesses $(WORKERS) --dist worksteal
 KERNELS := $(wildcard tests/test_few*.py tests/test_many*.py tests/test_screen*.py \
   tests/test_sketch*.py tests/test_norm*.py tests/test_halves.py tests/test_pool*.py \
   tests/test_team*.py tests/test_kernel*.py tests/test_linear.py tests/test_projection.py \
-  tests/test_attention.py tests/test_narrow.py tests/test_invariant.py)
+  tests/test_attention.py tests/test_narrow.py tests/test_invariant.py tests/test_training.py)
 
 .PHONY: demo gemma lm minilm test test-all test-avx2 check bench families plot clean
 

@@ -59,6 +59,12 @@ class Activation:
     def __call__(self, z: Tensor) -> Tensor:
         return self.function(z)
 
+    @property
+    def threshold(self) -> float:
+        """`zero_below` as a float32, in which torch compares it; for those that have one."""
+        assert self.zero_below is not None
+        return float(torch.tensor(self.zero_below, dtype=torch.float32, device="cpu"))
+
 
 # What the codes mean above zero_below, to check a registered claim against.
 _BRANCHES: dict[int, Callable[[Tensor], Tensor]] = {

@@ -4,6 +4,7 @@ What is kept between them has a size that only the data tell; compilers take tha
 are those of `op`: where the engine that counts is not to be found, the step is the same, uncounted.
 """
 
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -40,17 +41,7 @@ def train(
 
 
 @train.register_fake
-def _(
-    x: Tensor,
-    w1: Tensor,
-    b1: Tensor | None,
-    w2: Tensor,
-    b2: Tensor | None,
-    wg: Tensor | None,
-    bg: Tensor | None,
-    handle: Tensor,
-    activation: str,
-) -> Any:
+def _(x: Tensor, w1: Tensor, b1: Any, w2: Any, b2: Any, wg: Tensor | None, *_: Any) -> Any:
     size = torch.library.get_ctx().new_dynamic_size
     kept = (x.new_empty(size(), dtype=kind) for kind in (*_kinds(x, w1), x.dtype, _factors(x, wg)))
     return (x.new_empty(x.shape), *kept)
@@ -67,12 +58,8 @@ def _factors(x: Tensor, wg: Tensor | None) -> torch.dtype:
 
 def _call(x: Tensor, weights: int, server: Any, activation: str) -> training.Call:
     limits = ways.training_limits(str(x.dtype).removeprefix("torch."), weights, len(x))
-    count = _nobody if server is None else server.trainer.count
-    return training.Call(op.activation_of(activation), 0.0, *limits, False, count)
-
-
-def _nobody(pairs: int, active: int, *, sparse: bool) -> None:
-    """Counts nothing."""
+    call = training.Call(op.activation_of(activation), *limits)
+    return call if server is None else replace(call, seen=server.trainer.count)
 
 
 @torch.library.custom_op("reluctant::train_backward", mutates_args=(), device_types=None)
@@ -104,20 +91,8 @@ def train_backward(
 
 
 @train_backward.register_fake
-def _(
-    dy: Tensor,
-    x: Tensor,
-    w1: Tensor,
-    b1: Tensor | None,
-    w2: Tensor,
-    b2: Tensor | None,
-    wg: Tensor | None,
-    bg: Tensor | None,
-    kept: list[Tensor],
-    wanted: list[bool],
-    activation: str,
-) -> list[Tensor]:
-    inputs = (x, w1, b1, w2, b2, wg, bg)
+def _(dy: Tensor, *given: Any) -> list[Tensor]:
+    *inputs, _, wanted, _ = given
     some = zip(inputs, wanted, strict=True)
     return [dy.new_empty(t.shape if w and t is not None else (0,)) for t, w in some]
 

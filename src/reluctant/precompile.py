@@ -128,13 +128,9 @@ def compile_step(dtype: torch.dtype, *, gated: bool) -> None:
     weights = Weights(*Neurons(up, down, gate).tensors())
     x = torch.randn(20, D_MODEL, dtype=dtype, requires_grad=True)
     for screen in (0.0, NEVER_ABOVE) if dtype is torch.float32 and sums.BYTES else (0.0,):
-        call = Call(layer.activation, 0.0, NEVER_ABOVE, screen, False, _nobody)
+        call = Call(layer.activation, NEVER_ABOVE, screen)
         with torch.enable_grad():
             feed_forward(x, weights, call)[0].sum().backward()  # type: ignore[no-untyped-call]
-
-
-def _nobody(pairs: int, active: int, *, sparse: bool) -> None:
-    """Counts nothing."""
 
 
 def compile_all(on_kind: Callable[[str], object] = lambda kind: None) -> Path:

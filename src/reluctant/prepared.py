@@ -3,7 +3,6 @@
 from dataclasses import dataclass, replace
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
 
@@ -117,7 +116,7 @@ def servable(neurons: Neurons, activation: Activation) -> bool:
     if activation.kernel == NONE or any(t.dtype not in SERVED for t in present):
         return False
     (d_ff, d_model), dtype = w1.shape, w1.dtype
-    threshold = _threshold(activation)
+    threshold = activation.threshold
     wanted = [(b1, d_ff), (bg, d_ff), (b2, d_model), (norm, d_ff)]
     return (
         all(t.dtype == dtype and t.device.type == "cpu" for t in present)
@@ -167,7 +166,7 @@ def _with_values(neurons: Neurons, activation: Activation, *, narrow: bool) -> P
     if wg is not None or neurons.norm is not None or dtype != torch.float32:
         return Prepared(stamp, dtype, read, sparse=True, values=values)
     bias = as_array(_or_zeros(b2, neurons.d_model, dtype))
-    many = (_threshold(activation), activation.kernel, as_array(values.rows), bias)
+    many = (activation.threshold, activation.kernel, as_array(values.rows), bias)
     watched = tuple(remembered((None, None, values)))
     return Prepared(stamp, dtype, read, sparse=True, values=values, many=many, watched=watched)
 
@@ -200,7 +199,7 @@ def _with_sketch(known: Prepared, neurons: Neurons, activation: Activation) -> P
     largest = max(sketch.max_norm, max_norm)
     if gated and dtype == torch.float16:  # a factor that is not computed must not overflow, either
         largest *= HUGE_PRODUCT / 2**14
-    numbers = (largest, sketch.slack, _threshold(activation), activation.kernel, gated)
+    numbers = (largest, sketch.slack, activation.threshold, activation.kernel, gated)
     table = table_of(layer, Norm(weight, neurons.eps), (*numbers, sketch.in_integers))
     screens = sketch.in_integers and dtype == torch.float32 and norm is None
     return replace(
@@ -210,10 +209,6 @@ def _with_sketch(known: Prepared, neurons: Neurons, activation: Activation) -> P
         few=table,
         screened=(*layer, *numbers) if screens else (),
     )
-
-
-def _threshold(activation: Activation) -> float:
-    return float(np.float32(activation.zero_below))  # as float32, where torch compares it
 
 
 def _is_number_of(dtype: torch.dtype, number: float) -> bool:

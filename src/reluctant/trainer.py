@@ -72,9 +72,9 @@ class Trainer:
         why = self.why_torch or training.unserved(x, weights)
         # Neither an evaluation with dropout nor a checkpoint's second time is a step.
         first = torch.is_grad_enabled() and torch._C._current_graph_task_id() == -1
-        sized, count = self.penalty is not None, partial(self.count, running=first)
-        call = training.Call(self.activation, float(drop), *limits, sized, count)
-        if why or call.limit == 0 or self.neurons.norm is not None:
+        sized, seen = self.penalty is not None, partial(self.count, running=first)
+        call = training.Call(self.activation, *limits, float(drop), sized, seen)
+        if why or call.limit == 0:
             if why:
                 self.say(f"trained by torch: {why}")
             self.calls["dense"] += 1
@@ -91,12 +91,9 @@ class Trainer:
         norm = self.neurons.norm
         return training.plain(x, weights, call, lambda h: F.dropout(h, call.drop), norm)
 
-    def count(self, pairs: int, active: int, *, sparse: bool, running: bool = True) -> None:
-        """Learn of one call how many neurons were active, and whether it went over these only.
-
-        running: whether it counts for the density.
-        """
-        if running:
+    def count(self, pairs: int, active: int, sparse: bool, *, running: bool = True) -> None:
+        """Learn of one call what `training.Call.seen` is told. running: for the density, too."""
+        if running and pairs:
             share = active / pairs
             before = share if self.density is None else self.density
             self.density = before + _MOMENTUM * (share - before)

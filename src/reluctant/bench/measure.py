@@ -1,8 +1,7 @@
 """One cell of the grid: the engine beside its peers, cold and warm."""
 
 import copy
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -14,6 +13,7 @@ import reluctant
 from reluctant.bench import layer as drawn
 from reluctant.bench import limits, peers, real
 from reluctant.bench.grid import Cell
+from reluctant.bench.peers.torches import compiler_reset
 from reluctant.bench.row import TOLERANCE, Row
 from reluctant.engine import Engine
 from reluctant.feedforward import FeedForward
@@ -51,7 +51,7 @@ def measure(
     with torch.no_grad():  # tensors made in inference mode have no version: no engine takes them
         layers, inputs = _layers(cell)
         engines, ours = _served(layers)
-    with torch.inference_mode(), _compiler_reset():
+    with torch.inference_mode(), compiler_reset():
         others, missing = peers.build(layers, cell.tokens, names)
         case = _Case(cell, layers, inputs, engines, [ours, *others], missing)
         return [case.row(state, rounds, partial(on_round, state)) for state in cell.states]
@@ -251,12 +251,3 @@ def _caller(peer: peers.Peer, inputs: Sequence[Sequence[Tensor]]) -> Callable[[i
         return function(xs[number % len(xs)])
 
     return call
-
-
-@contextmanager
-def _compiler_reset() -> Iterator[None]:
-    """What torch.compile has made holds its weights until it is told to forget."""
-    try:
-        yield
-    finally:
-        torch._dynamo.reset()

@@ -77,8 +77,7 @@ def _seconds(
     weights = training.Weights(up.weight, up.bias, down.weight, down.bias)
 
     def ours(limit: float) -> torch.Tensor:
-        call = training.Call(layer.activation, 0.0, limit, 0.0, False, _nobody)
-        return training.feed_forward(x, weights, call)[0]
+        return training.feed_forward(x, weights, training.Call(layer.activation, limit))[0]
 
     def step(forward: Callable[[], torch.Tensor], _: int) -> None:
         for leaf in (x, *layer.parameters()):
@@ -103,7 +102,3 @@ def _seconds(
         else:
             high = (low + high) // 2
     return dict(sorted(found.items()))
-
-
-def _nobody(pairs: int, active: int, *, sparse: bool) -> None:
-    """Counts nothing."""

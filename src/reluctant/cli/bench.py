@@ -10,7 +10,7 @@ import typer
 
 from reluctant.cli import train as _train
 from reluctant.cli import whole as _whole
-from reluctant.cli.common import FAILED, JsonFile, clean_exit, listed, progress
+from reluctant.cli.common import FAILED, JsonFile, clean_exit, deliver, listed, progress
 from reluctant.errors import ReluctantError
 from reluctant.files import write_json
 
@@ -204,12 +204,7 @@ def _layers(
             on_progress=lambda what, done: bar.update(task, description=what, completed=done),
         )
     show(result, Console())
-    if json is not None:
-        write_json(json, result.to_json())
-    if plot is not None:
-        picture.draw(result.rows, plot)
-    if not result.agree:
-        raise typer.Exit(FAILED)
+    deliver(result, json, plot, picture.draw)
 
 
 def _check_one(selected: list[str], picks: list[str], of_whole: bool) -> None:

@@ -3,12 +3,12 @@
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, TypeVar
+from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
 import typer
 
 from reluctant.errors import ReluctantError
-from reluctant.files import check_writable
+from reluctant.files import check_writable, write_json
 from reluctant.missing import numba_for
 
 if TYPE_CHECKING:
@@ -63,6 +63,18 @@ def progress() -> "Progress":
         console=console(),
         transient=True,
     )
+
+
+def deliver(
+    result: Any, json: Path | None, plot: Path | None, draw: Callable[[Any, Path], object]
+) -> None:
+    """Write what was measured, draw it, and end with exit code 1 if something was wrong."""
+    if json is not None:
+        write_json(json, result.to_json())
+    if plot is not None:
+        draw(result.rows, plot)
+    if not result.agree:
+        raise typer.Exit(FAILED)
 
 
 def listed(text: str, kind: Callable[[str], T]) -> list[T]:

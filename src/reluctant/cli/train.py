@@ -5,11 +5,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import typer
-
-from reluctant.cli.common import FAILED, progress
+from reluctant.cli.common import deliver, progress
 from reluctant.errors import ReluctantError
-from reluctant.files import write_json
 
 CHOICES = ("shapes", "dtypes", "densities", "tokens")
 
@@ -69,12 +66,7 @@ def train(
             on_progress=lambda what, done: bar.update(task, description=what, completed=done),
         )
     show(result, Console())
-    if json is not None:
-        write_json(json, result.to_json())
-    if plot is not None:
-        picture.draw(result.rows, plot)
-    if not result.agree:
-        raise typer.Exit(FAILED)
+    deliver(result, json, plot, picture.draw)
 
 
 def _check(quick: bool, picks: Sequence[str], refused: Sequence[str]) -> None:

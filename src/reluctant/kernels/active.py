@@ -149,13 +149,9 @@ def fill(z: Any, threshold: float, drop: float, seed: int, start: Any, offset: A
 @kernel()
 def value_of(code: int, threshold: float, z: Any) -> Any:
     """f(z) of a listed neuron; -inf, too, has the limit's."""
-    return (
-        activate(code, z)
-        if not (z <= threshold)
-        else z * np.float32(0.0)
-        if code == HARDSWISH
-        else np.float32(0.0)
-    )
+    if not (z <= threshold):
+        return activate(code, z)
+    return z * np.float32(0.0) if code == HARDSWISH else np.float32(0.0)
 
 
 @kernel()

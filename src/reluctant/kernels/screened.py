@@ -38,7 +38,7 @@ from reluctant.kernels.watch import watched_changed
 
 BLOCK_BYTES = 2**20  # x of a block of tokens: half of a second-level cache
 BLOCK_TOKENS = 128
-CONVERTED = 16  # tokens of a piece that are made integers
+_CONVERTED = 16  # tokens of a piece that are made integers
 SAMPLE = 2 * AT_ONCE  # tokens that are screened first, to see whether the call is too crowded
 
 
@@ -74,7 +74,7 @@ class Scratch(NamedTuple):
 
 
 @kernel()
-def rooms_for(threads: int, tokens: int, groups: int) -> Any:
+def _rooms(threads: int, tokens: int, groups: int) -> Any:
     """The arrays of `Scratch` for each thread: one more axis, in front."""
     pairs = tokens * GROUP
     return (
@@ -89,7 +89,7 @@ def rooms_for(threads: int, tokens: int, groups: int) -> Any:
 
 
 @kernel()
-def token_block(tokens: int, d: int) -> Any:
+def _token_block(tokens: int, d: int) -> Any:
     """Tokens of a block: even shares, multiples of AT_ONCE."""
     most = min(BLOCK_TOKENS, max(BLOCK_BYTES // (4 * d), 4 * AT_ONCE))
     share = -(-tokens // -(-tokens // most))
@@ -171,8 +171,8 @@ def _block(b: int, size: int, first: int, last: int, x: Any, integers: Any, laye
 
 
 @kernel()
-def list_piece(k: int, who: int, length: int, size: int, x: Any, integers: Any, layer: Any,
-               rule: Any, rooms: Any, lists: Any) -> None:  # fmt: skip
+def _piece(k: int, who: int, length: int, size: int, x: Any, integers: Any, layer: Any,
+           rule: Any, rooms: Any, lists: Any) -> None:  # fmt: skip
     """One block of tokens, one of neurons; its lists have room for all of them."""
     blocks, d_ff = lists.bounds.shape[1], layer.scale.shape[0]
     first, b = k // blocks * length, k % blocks
@@ -186,9 +186,9 @@ def list_piece(k: int, who: int, length: int, size: int, x: Any, integers: Any, 
 
 
 @kernel()
-def take_integers(k: int, who: int, x: Any, integers: Any, max_norm: float) -> None:
+def _take_integers(k: int, who: int, x: Any, integers: Any, max_norm: float) -> None:
     tokens = x.shape[0]
-    for m in range(k * CONVERTED, min((k + 1) * CONVERTED, integers.digits.shape[0])):
+    for m in range(k * _CONVERTED, min((k + 1) * _CONVERTED, integers.digits.shape[0])):
         if m < tokens:
             to_integers(m, x[m], max_norm, integers)
         else:
@@ -207,7 +207,7 @@ def _crowded(x: Any, layer: Any, rule: Any, max_norm: float) -> Any:
     for k in range(taken):
         to_integers(k, x[tokens * k // taken], max_norm, sample)
     one = np.int64(1)  # a literal 0 or 1 would have callees compiled anew
-    rooms = Scratch(*rooms_for(one, sample.digits.shape[0], one))
+    rooms = Scratch(*_rooms(one, sample.digits.shape[0], one))
     room = Scratch(
         rooms.sums[0], rooms.start[0], rooms.terms[0], rooms.bits[0], rooms.row[0],
         rooms.weight[0], rooms.found[0],
@@ -220,7 +220,7 @@ def _crowded(x: Any, layer: Any, rule: Any, max_norm: float) -> Any:
 
 
 @kernel()
-def room_for_lists(tokens: int, pieces: int, d_ff: int, blocks: int) -> Any:
+def _room_for_lists(tokens: int, pieces: int, d_ff: int, blocks: int) -> Any:
     """As large as every neuron being active would need; what is not used is never touched."""
     index, weight = np.empty(tokens * d_ff, np.int32), np.empty(tokens * d_ff, np.float32)
     return index, weight, np.empty((tokens, blocks, 2), np.int64), np.zeros((pieces, 8), np.int64)
@@ -235,6 +235,33 @@ def _factors_overflow(integers: Any, factor_bias: Any) -> Any:
     for i in range(factor_bias.shape[0]):
         overflow |= not abs(factor_bias[i]) < HUGE
     return overflow
+
+
+@kernel()
+def all_integers(x: Any, layer: Any, max_norm: float, team: Any) -> Any:
+    """x as `Integers`."""
+    integers = Integers(*room_for_integers(x.shape[0], QUAD * layer.q.shape[1]))
+    pieces = -(-integers.digits.shape[0] // _CONVERTED)
+    spread(_take_integers, team, pieces, (x, integers, max_norm))
+    return integers
+
+
+@kernel()
+def list_active(x: Any, integers: Any, layer: Any, rule: Any, team: Any) -> Any:
+    """`Lists`; how many are active, and were candidates; whether a weight has left its sketch."""
+    (tokens, d), d_ff = x.shape, layer.scale.shape[0]
+    length, size = _token_block(tokens, d), block_size(d, d_ff)
+    blocks = -(-d_ff // size)
+    pieces = -(-tokens // length) * blocks
+    lists = Lists(*_room_for_lists(tokens, pieces, d_ff, blocks))
+    rooms = Scratch(*_rooms(max(team[1], 1), length, size // GROUP))
+    spread(_piece, team, pieces, (length, size, x, integers, layer, rule, rooms, lists))
+    stale = active = candidates = 0
+    for k in range(pieces):
+        active += lists.counts[k, 0]
+        candidates += lists.counts[k, 1]
+        stale |= lists.counts[k, 2]
+    return lists, active, candidates, stale != 0
 
 
 @kernel()
@@ -255,26 +282,12 @@ def run(
         live_gates, live_factors, live_values, copied, corner, first, sums,
     )  # fmt: skip
     rule = Rule(threshold, code, slack, gated, True, limit, everything, turn)
-    tokens, d = x.shape
-    d_ff = scale.shape[0]
     if limit < 1 and _crowded(x, layer, rule, max_norm):
         return DENSE
-    integers = Integers(*room_for_integers(tokens, QUAD * q.shape[1]))
-    padded = integers.digits.shape[0]
-    spread(take_integers, team, -(-padded // CONVERTED), (x, integers, max_norm))
+    integers = all_integers(x, layer, max_norm, team)
     if gated and _factors_overflow(integers, factor_bias):
         return DENSE
-    length, size = token_block(tokens, d), block_size(d, d_ff)
-    blocks = -(-d_ff // size)
-    pieces = -(-tokens // length) * blocks
-    lists = Lists(*room_for_lists(tokens, pieces, d_ff, blocks))
-    rooms = Scratch(*rooms_for(max(team[1], 1), length, size // GROUP))
-    spread(list_piece, team, pieces, (length, size, x, integers, layer, rule, rooms, lists))
-    stale = active = candidates = 0
-    for k in range(pieces):
-        active += lists.counts[k, 0]
-        candidates += lists.counts[k, 1]
-        stale |= lists.counts[k, 2]
+    lists, active, candidates, stale = list_active(x, integers, layer, rule, team)
     if stale:
         return STALE
     add_values(lists.bounds, lists.neuron, lists.weight, values, value_bias, out, team)

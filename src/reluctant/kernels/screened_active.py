@@ -13,19 +13,7 @@ from reluctant.kernels.active import BLOCK, stays
 from reluctant.kernels.candidates import Layer, Rule
 from reluctant.kernels.codes import RELU
 from reluctant.kernels.compile import kernel
-from reluctant.kernels.lanes import GROUP, QUAD
-from reluctant.kernels.many import block_size
-from reluctant.kernels.screen import Integers, room_for_integers
-from reluctant.kernels.screened import (
-    CONVERTED,
-    Lists,
-    Scratch,
-    list_piece,
-    room_for_lists,
-    rooms_for,
-    take_integers,
-    token_block,
-)
+from reluctant.kernels.screened import all_integers, list_active
 from reluctant.kernels.team import spread
 
 _COPIED = 16  # tokens of a piece whose lists are put together
@@ -70,17 +58,6 @@ def _copy(k: int, who: int, bounds: Any, neuron: Any, z: Any, drop: float, seed:
 
 
 @kernel()
-def _own(lists: Any) -> Any:
-    """Whether no z was farther from its estimate than the sketch allows; how many are active."""
-    stale = active = candidates = 0
-    for k in range(lists.counts.shape[0]):
-        active += lists.counts[k, 0]
-        candidates += lists.counts[k, 1]
-        stale |= lists.counts[k, 2]
-    return stale == 0, active, candidates
-
-
-@kernel()
 def find(
     x: Any, q: Any, scale: Any, radius: Any, own_norm: Any, row_sum: Any, rows: Any, bias: Any,
     max_norm: float, slack: float, threshold: float, drop: float, seed: int, start: Any, team: Any,
@@ -90,25 +67,17 @@ def find(
     x: (tokens, d), rows: (d_ff, d) float32, with their `sketch.Sketch`; bias: (d_ff,). Writes
     `Active.start`.
     """
-    (tokens, d), d_ff = x.shape, scale.shape[0]
-    nothing, one = rows[:0], np.zeros((3, 1), np.float32)
+    d_ff, nothing, one = scale.shape[0], rows[:0], np.zeros((3, 1), np.float32)
     layer = Layer(
         q, scale, radius, own_norm, row_sum, rows, bias, rows, bias, rows, bias, nothing, nothing,
         nothing, np.zeros(3, np.int64), one, np.zeros((3, d_ff), np.float32),
         np.zeros((3, 1), np.uint64),
     )  # fmt: skip
     rule = Rule(threshold, RELU, slack, False, True, 2.0, False, 0)  # ReLU's value is z itself
-    integers = Integers(*room_for_integers(tokens, QUAD * q.shape[1]))
-    spread(take_integers, team, -(-integers.digits.shape[0] // CONVERTED), (x, integers, max_norm))
-    length, size = token_block(tokens, d), block_size(d, d_ff)
-    blocks = -(-d_ff // size)
-    pieces = -(-tokens // length) * blocks
-    lists = Lists(*room_for_lists(tokens, pieces, d_ff, blocks))
-    rooms = Scratch(*rooms_for(max(team[1], 1), length, size // GROUP))
-    spread(list_piece, team, pieces, (length, size, x, integers, layer, rule, rooms, lists))
-    fresh, active, _ = _own(lists)
+    integers = all_integers(x, layer, max_norm, team)
+    lists, active, _, stale = list_active(x, integers, layer, rule, team)
     _count(lists.bounds, lists.neuron, drop, seed, d_ff, start)
-    return lists.bounds, lists.neuron, lists.weight, active if fresh else -1
+    return lists.bounds, lists.neuron, lists.weight, -1 if stale else active
 
 
 @kernel()

@@ -17,7 +17,7 @@ def placed(module: nn.Module, site: Site) -> tuple[nn.Dropout | None, nn.Dropout
     to give what it would give there. In weights that are zero nothing can be seen.
     """
     dropouts = [d for d in site.dropouts if type(d) is nn.Dropout]
-    between = after = None
+    between, after = list[nn.Dropout](), list[nn.Dropout]()
     if not dropouts:
         return None, None
     generator = torch.Generator("cpu").manual_seed(0)
@@ -35,10 +35,15 @@ def placed(module: nn.Module, site: Site) -> tuple[nn.Dropout | None, nn.Dropout
             found = getattr(twin(module), site.method)(x.clone())
             copy.training = False
             if _same(found, inner):
-                between = dropout if between is None else None
+                between.append(dropout)
             elif _same(found, outer):
-                after = dropout if after is None else None
-    return between, after
+                after.append(dropout)
+    return _only(between), _only(after)
+
+
+def _only(dropouts: list[nn.Dropout]) -> nn.Dropout | None:
+    """Two in one place would have to act one after the other: left to the layer's own code."""
+    return dropouts[0] if len(dropouts) == 1 else None
 
 
 def _at(site: Site, x: Tensor, *, inner: bool | None) -> Tensor:

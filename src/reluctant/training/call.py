@@ -45,28 +45,22 @@ class Call:
     activation: one of which the kernels know the slope. drop: the probability of dropping an
     element of the hidden vector. limit: the share of active neurons up to which the products go
     over these only; screen: the one up to which a sketch finds them, in the place of a dense first
-    product. sized: whether somebody wants the sum of |h|, which is 0 otherwise. seen: is told how
-    many pairs of token and neuron there were, how many were active, and (sparse) whether the
-    products go over these.
+    product. sized: whether somebody wants the sum of |h|, which is 0 otherwise. seen: is told,
+    once a call, how many pairs of token and neuron were counted (0: none), how many were active,
+    and whether the products go over these.
     """
 
     activation: Activation
-    drop: float
     limit: float
-    screen: float
-    sized: bool
-    seen: Callable[..., object]
+    screen: float = 0.0
+    drop: float = 0.0
+    sized: bool = False
+    seen: Callable[[int, int, bool], object] = lambda pairs, active, sparse: None
 
     @property
     def scale(self) -> float:
         """Of what dropout lets be."""
         return 1 / (1 - self.drop) if self.drop < 1 else 0.0
-
-    @property
-    def threshold(self) -> float:
-        """At and below it, value and slope are exactly zero."""
-        assert self.activation.zero_below is not None
-        return float(np.float32(self.activation.zero_below))
 
 
 def unserved(x: Tensor, weights: Weights) -> str:

@@ -17,7 +17,7 @@ def feed_forward(x: Tensor, weights: Weights, call: Call) -> tuple[Tensor, Tenso
 
     >>> from reluctant.activations import resolve
     >>> up, down = torch.nn.Linear(8, 32), torch.nn.Linear(32, 8)
-    >>> call = Call(resolve("relu"), 0.0, 0.4, 0.0, False, lambda pairs, active, sparse: None)
+    >>> call = Call(resolve("relu"), limit=0.4)
     >>> weights = Weights(up.weight, up.bias, down.weight, down.bias)
     >>> y, _ = feed_forward(torch.ones(5, 8), weights, call)
     >>> y.sum().backward()

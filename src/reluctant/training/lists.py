@@ -35,33 +35,37 @@ class Lists(NamedTuple):
         return as_array(self.start), as_array(self.offset), as_array(self.neuron)
 
 
-def find(
-    rows: Tensor, weights: Weights, call: Call, seed: int
-) -> tuple[Lists | None, Tensor | None]:
-    """The active neurons that dropout lets be, or None where the dense way should serve; the first
-    product of the first tokens, as far as it is of use to that.
+class Found(NamedTuple):
+    """lists: None where the dense way should serve; z: then the first tokens' first product, if it
+    was done. pairs, active: how many pairs of token and neuron were counted, and were active."""
 
-    rows: (tokens, d_model), contiguous.
-    """
+    lists: Lists | None
+    z: Tensor | None = None
+    pairs: int = 0
+    active: int = 0
+
+
+def find(rows: Tensor, weights: Weights, call: Call, seed: int) -> Found:
+    """The active neurons that dropout lets be. rows: (tokens, d_model), contiguous."""
     fires, bias = weights.fires
     gated, d_ff = weights.wg is not None, len(fires)
     if call.limit <= 0 or (gated and not _factors_are_finite(rows, weights)):
-        return None, None
+        return Found(None)
     team, parts, total = team_for(rows.numel() * d_ff), list[Lists](), 0
     sketch = _sketch(rows, fires, bias, call)
     length = max(Z_BYTES // (rows.itemsize * d_ff), 16)
     for first in range(0, len(rows), length):
         some = rows[first : first + length]
-        rule = (call.threshold, call.drop, active.seed_from(seed, first * d_ff))
+        rule = (call.activation.threshold, call.drop, active.seed_from(seed, first * d_ff))
         start = torch.empty(len(some) + 1, dtype=torch.int64, device="cpu")
         screened = None if sketch is None else _screened(some, sketch, fires, bias, rule, start)
         z = rows[:0] if screened else F.linear(some, fires, bias)
         if call.drop > 0 and not is_finite(z):
-            return None, z if first == 0 else None  # an infinity that is dropped makes a NaN
+            return Found(None, z if first == 0 else None)  # an infinity that is dropped makes a NaN
         found = screened[0] if screened else active.count(as_array(z), *rule, as_array(start), team)
-        if found > call.limit * len(some) * d_ff:
-            call.seen(len(some) * d_ff, found, sparse=False)
-            return None, z if first == 0 and not screened else None
+        pairs = len(some) * d_ff
+        if found > call.limit * pairs:
+            return Found(None, z if first == 0 and not screened else None, pairs, found)
         if screened:
             lists = screened[1]
         else:
@@ -70,8 +74,7 @@ def find(
             active.fill(as_array(z), *rule, *arrays, team)
         total += found
         parts.append(lists)
-    call.seen(len(rows) * d_ff, total, sparse=True)
-    return _joined(parts), None
+    return Found(_joined(parts), None, len(rows) * d_ff, total)
 
 
 def _room(start: Tensor, d_ff: int, dtype: torch.dtype) -> Lists:
@@ -114,7 +117,7 @@ def _sketch(rows: Tensor, fires: Tensor, bias: Tensor | None, call: Call) -> Ske
         return None
     every = max(len(rows) // SAMPLED, 1)
     z = F.linear(rows[::every][:SAMPLED], fires, bias)
-    if int((z > call.threshold).sum()) > call.screen * z.numel():
+    if int((z > call.activation.threshold).sum()) > call.screen * z.numel():
         return None
     try:
         sketch = Sketch.of(fires)

@@ -35,7 +35,7 @@ def forward(
         inputs = as_array(rows), as_array(weights.w1.contiguous()), _bias(weights.b1, d_ff)
         gradients.factors(*lists.places, *inputs, as_array(factor), team)
     h, y = floats(pairs), floats(tokens, d)
-    rule = call.activation.kernel, call.threshold, np.float32(call.scale)
+    rule = call.activation.kernel, call.activation.threshold, np.float32(call.scale)
     active.hidden(as_array(lists.z), as_array(factor), *rule, as_array(h), team)
     read = as_array(h), as_array(values), _bias(weights.b2, d)[0]
     active.add_rows(*lists.places, *read, as_array(y), team)
@@ -69,7 +69,12 @@ def backward(
     if of_x or any(t.numel() for t in written):
         factor = factors[0] if gated else floats(0)
         tensors = lists.z, factor, rows, dy, weights.w2.contiguous()
-        rule = call.activation.kernel, call.threshold, np.float32(call.scale), np.float32(dsize)
+        rule = (
+            call.activation.kernel,
+            call.activation.threshold,
+            np.float32(call.scale),
+            np.float32(dsize),
+        )
         arrays = map(as_array, tensors), rule, map(as_array, written)
         gradients.run(*lists.places, *(each for group in arrays for each in group), team)
     dx = None

@@ -20,11 +20,12 @@ def forward(
     rows: (tokens, d_model). seed: of dropout.
     """
     rows, weights = plainly(rows), weights.each(Tensor.resolve_neg)
-    found, z = lists.find(rows, weights, call, seed)
-    values = None if found is None else sparse.values_of(weights.w2)
-    if found is None or values is None:
-        return dense.forward(rows, weights, call, seed, z)
-    return sparse.forward(rows, weights, call, found, values)
+    found = lists.find(rows, weights, call, seed)
+    values = None if found.lists is None else sparse.values_of(weights.w2)
+    call.seen(found.pairs, found.active, values is not None)
+    if found.lists is None or values is None:
+        return dense.forward(rows, weights, call, seed, found.z)
+    return sparse.forward(rows, weights, call, found.lists, values)
 
 
 def plainly(rows: Tensor) -> Tensor:

@@ -1,7 +1,8 @@
 """PyTorch's own ways: eager, compiled by Inductor, and oneDNN with prepacked weights."""
 
 import types
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -73,3 +74,12 @@ def onednn(layers: Sequence[FeedForward], tokens: int) -> Peer:
         return gated
 
     return Peer("oneDNN", [one(layer) for layer in layers])
+
+
+@contextmanager
+def compiler_reset() -> Iterator[None]:
+    """What torch.compile has made holds its weights until it is told to forget."""
+    try:
+        yield
+    finally:
+        torch._dynamo.reset()

@@ -1,12 +1,12 @@
 """Training steps of one model, at several densities: all contenders in turns."""
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
 from functools import partial
 
 import torch
 from torch import Tensor
 
+from reluctant.bench.peers.torches import compiler_reset
 from reluctant.bench.train import peers
 from reluctant.bench.train.grid import KINDS, Cell
 from reluctant.bench.train.model import (
@@ -46,7 +46,7 @@ def measure(
     model = build(kind, shape, getattr(torch, dtype), generator)
     built: list[peers.Contender] = []
     missing: dict[str, str] = {}
-    with torch.enable_grad(), _compiler_reset():
+    with torch.enable_grad(), compiler_reset():
         for cell in cells:
             on_cell(cell)
             set_density(model, cell.density)
@@ -143,12 +143,3 @@ def forward(contender: peers.Contender, x: Tensor) -> tuple[Tensor, int]:
 def _ways(ours: peers.Contender) -> dict[str, int]:
     """Calls with gradients, by the way they went."""
     return {way: sum(engine.calls[way] for engine in ours.engines) for way in ("training", "dense")}
-
-
-@contextmanager
-def _compiler_reset() -> Iterator[None]:
-    """What torch.compile has made is forgotten: each model has its own."""
-    try:
-        yield
-    finally:
-        torch._dynamo.reset()
