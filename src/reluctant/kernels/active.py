@@ -1,4 +1,5 @@
-"""The active neurons of every token as lists, for training: made once, used by five products.
+"""The active neurons of every token as lists, for many tokens: for inference one product, for
+training five.
 
 z comes from a dense first product. A list holds a token's active neurons in their order, with their
 z; where a block of BLOCK neurons begins in it is kept, too, so that a product can take the neurons
@@ -18,15 +19,17 @@ from reluctant.kernels.activate import activate, slope
 from reluctant.kernels.codes import HARDSWISH
 from reluctant.kernels.compile import kernel
 from reluctant.kernels.entries import as_float
-from reluctant.kernels.many import BITS
 from reluctant.kernels.rows import STRIP, add_list
 from reluctant.kernels.team import spread
 from reluctant.kernels.vector import above, count_bits, lowest_bit
 
+BITS = 64  # neurons that are compared at once
 BLOCK = 128  # neurons, a multiple of BITS
 _LISTED = 16  # tokens of a piece where neurons are counted and listed
-_TOGETHER_BYTES = 2**20  # of the values of the blocks that are added up together
-_TOKENS = 128  # of a piece of a sum
+# Of the rows of the blocks that are added up together. Strips of rows that are a power of two long
+# fall into a part of the cache's sets only, as large as the whole rows would fill: that has to fit.
+_TOGETHER_BYTES = 2**20
+_TOKENS = 128  # of a piece of a sum: their sums stay in the cache, too
 # A z below it is -inf, and listed: its row of W1, or x, may hold an infinity, which 0 makes a NaN.
 FINITE = np.float32(-3.4028235e38)
 
@@ -180,6 +183,11 @@ def hidden(z: Any, factor: Any, code: int, threshold: float, scale: Any, h: Any,
 @kernel()
 def _strip(k: int, who: int, length: int, together: int, start: Any, offset: Any, neuron: Any,
            weight: Any, rows: Any, bias: Any, out: Any, sums: Any) -> None:  # fmt: skip
+    """One strip of columns for some tokens.
+
+    sums: (threads, tokens, STRIP), room for theirs: strips of the output itself would compete with
+    those of the rows for a part of the cache's sets.
+    """
     tokens, d = out.shape
     groups, blocks = -(-tokens // length), offset.shape[1] - 1
     first, left = k % groups * length, k // groups * STRIP
@@ -205,7 +213,7 @@ def add_rows(start: Any, offset: Any, neuron: Any, weight: Any, rows: Any, bias:
     (tokens, d) float32. Every column is summed in the neurons' order, in one grouping.
     """
     tokens, d = out.shape
-    groups = -(-tokens // _TOKENS)
+    groups = -(-tokens // _TOKENS)  # of even length: few read the rows less often
     length = -(-tokens // groups)
     together = max(1, min(_TOGETHER_BYTES // (4 * d * BLOCK), offset.shape[1] // 4))
     sums = np.empty((max(team[1], 1), length, STRIP), np.float32)

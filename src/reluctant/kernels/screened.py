@@ -2,7 +2,7 @@
 
 *Screen*: the sketch times x in bytes (`screen`); what it cannot rule out is a candidate. *Confirm*:
 the candidates' pre-activations from the real rows; in gated layers the active ones' factors, too.
-*Values*: as in `many`.
+*Values*: the lists put together (`compact`), and as in `many`.
 
 Tokens go in fixed blocks, which stay in the second-level cache; the sketch and the rows stream past
 them, 64 neurons at a time. Every pre-activation comes from one code path, and every output column
@@ -16,12 +16,13 @@ import numpy as np
 import numpy.typing as npt
 
 from reluctant.kernels.activate import activate, is_active
+from reluctant.kernels.active import BITS, BLOCK, add_rows
 from reluctant.kernels.bound import room
 from reluctant.kernels.candidates import HUGE, Layer, Rule
+from reluctant.kernels.compact import copy, count_stays
 from reluctant.kernels.compile import kernel
 from reluctant.kernels.few import DENSE, DONE, STALE
 from reluctant.kernels.lanes import GROUP, QUAD
-from reluctant.kernels.many import add_values, block_size
 from reluctant.kernels.pairs import key_dot
 from reluctant.kernels.screen import (
     AT_ONCE,
@@ -86,6 +87,12 @@ def _rooms(threads: int, tokens: int, groups: int) -> Any:
         np.empty((threads, groups, pairs), np.float32),
         np.empty((threads, groups, tokens), np.int32),
     )
+
+
+@kernel()
+def _neuron_block(d: int, d_ff: int) -> Any:
+    """Neurons of a block: a multiple of 64; at least four blocks of a layer with as many."""
+    return min(max(BLOCK_BYTES // (4 * d) // BITS, 1), max(d_ff // (4 * BITS), 1)) * BITS
 
 
 @kernel()
@@ -250,7 +257,7 @@ def all_integers(x: Any, layer: Any, max_norm: float, team: Any) -> Any:
 def list_active(x: Any, integers: Any, layer: Any, rule: Any, team: Any) -> Any:
     """`Lists`; how many are active, and were candidates; whether a weight has left its sketch."""
     (tokens, d), d_ff = x.shape, layer.scale.shape[0]
-    length, size = _token_block(tokens, d), block_size(d, d_ff)
+    length, size = _token_block(tokens, d), _neuron_block(d, d_ff)
     blocks = -(-d_ff // size)
     pieces = -(-tokens // length) * blocks
     lists = Lists(*_room_for_lists(tokens, pieces, d_ff, blocks))
@@ -290,7 +297,13 @@ def run(
     lists, active, candidates, stale = list_active(x, integers, layer, rule, team)
     if stale:
         return STALE
-    add_values(lists.bounds, lists.neuron, lists.weight, values, value_bias, out, team)
+    start, d_ff = np.empty(x.shape[0] + 1, np.int64), scale.shape[0]
+    count_stays(lists.bounds, lists.neuron, 0.0, 0, d_ff, start)
+    offset = np.empty((x.shape[0], -(-d_ff // BLOCK) + 1), np.int32)
+    neuron, weight = np.empty(active, np.int32), np.empty(active, np.float32)
+    lists_of = lists.bounds, lists.neuron, lists.weight
+    copy(*lists_of, d_ff, 0.0, 0, start, offset, neuron, weight, team)
+    add_rows(start, offset, neuron, weight, values, value_bias, out, team)
     totals[0] += active
     totals[1] += candidates
     return DONE

@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from reluctant.errors import ReluctantError
-from reluctant.kernels import active, screened_active
+from reluctant.kernels import active, compact, screened_active
 from reluctant.kernels.codes import HARDSWISH
 from reluctant.kernels.sums import BYTES, HUGE_PRODUCT
 from reluctant.kernels.team import team_for
@@ -142,5 +142,5 @@ def _screened(
         return None
     lists = _room(start, d_ff, rows.dtype)
     arrays = (*lists.places, as_array(lists.z))
-    screened_active.copy(*raw, d_ff, drop, seed, *arrays, team)
+    compact.copy(*raw, d_ff, drop, seed, *arrays, team)
     return found, lists
