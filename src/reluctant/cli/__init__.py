@@ -17,6 +17,7 @@ from reluctant.cli.common import INTERRUPTED
 from reluctant.cli.compile import compile_kernels
 from reluctant.cli.demo import demo
 from reluctant.cli.optimize import optimize
+from reluctant.cli.train import train
 from reluctant.cli.tune import tune
 
 app = typer.Typer(
@@ -25,7 +26,7 @@ app = typer.Typer(
     no_args_is_help=True,
     pretty_exceptions_enable=False,
 )
-for command in (demo, bench, optimize, tune):
+for command in (train, demo, bench, optimize, tune):
     app.command()(command)
 app.command("compile")(compile_kernels)
 

@@ -8,7 +8,7 @@ from typing import Annotated, Any
 
 import typer
 
-from reluctant.cli import train as _train
+from reluctant.cli import bench_train as _train
 from reluctant.cli import whole as _whole
 from reluctant.cli.common import FAILED, JsonFile, clean_exit, deliver, listed, progress
 from reluctant.errors import ReluctantError

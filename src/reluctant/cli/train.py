@@ -1,78 +1,76 @@
-"""`reluctant bench --phases train`: training steps."""
+"""`reluctant train`."""
 
-import sys
-from collections.abc import Sequence
+import inspect
+from collections.abc import Callable
+from dataclasses import Field, fields
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
-from reluctant.cli.common import deliver, progress
-from reluctant.errors import ReluctantError
+import typer
 
-CHOICES = ("shapes", "dtypes", "densities", "tokens")
+from reluctant.cli.common import INTERRUPTED, clean_exit
+from reluctant.translation.settings import Settings, read_settings
 
 
 def train(
-    picked: dict[str, Any],
-    *,
-    quick: bool,
-    rounds: int | None,
-    peers: Sequence[str],
-    plot: Path | None,
-    rows_from: Path | None,
-    limited_to: str | None,
-    json: Path | None,
-    refused: Sequence[str],
+    data: Annotated[
+        list[Path],
+        typer.Argument(
+            help="Parallel text: .tsv, .jsonl, a folder of them, or two files of lines; also .gz."
+        ),
+    ],
+    out: Annotated[Path, typer.Option(help="The folder that the model is written to.")],
+    validation: Annotated[
+        list[Path] | None, typer.Option(help="Text to validate on; otherwise a share of the data.")
+    ] = None,
+    keep_out: Annotated[
+        list[Path] | None, typer.Option(help="Text to test on later: nothing near it is learned.")
+    ] = None,
+    config: Annotated[
+        Path | None, typer.Option(help="Settings as TOML; options on the command line go first.")
+    ] = None,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Say sizes, memory and expected time, and stop.")
+    ] = False,
+    **given: Any,
 ) -> None:
-    """Time training steps beside torch's; exit code 1 if an output or a gradient is wrong.
+    """Learn to translate from parallel text, and write the model to a folder.
 
-    picked: values by the names of `CHOICES`, and of others. refused: options that were given and do
-    not go with these.
+    The same command goes on with a run that was stopped or killed: Ctrl-C ends it with a
+    checkpoint. Under torchrun it runs on many processes.
     """
-    from rich.console import Console  # noqa: PLC0415
+    with clean_exit(None):
+        chosen = {name: value for name, value in given.items() if value is not None}
+        settings = read_settings(config, chosen)
+        from reluctant.cli.learning import learn  # noqa: PLC0415  loads torch
 
-    from reluctant.bench import limited  # noqa: PLC0415
-    from reluctant.bench.plot import check  # noqa: PLC0415
-    from reluctant.bench.train import grid, run  # noqa: PLC0415
-    from reluctant.bench.train import plot as picture  # noqa: PLC0415
-    from reluctant.bench.train.peers import BUILDERS  # noqa: PLC0415
-    from reluctant.bench.train.table import show  # noqa: PLC0415
-
-    choices = {name: picked[name] for name in CHOICES}
-    _check(quick, [f"--{name}" for name in CHOICES if choices[name]], refused)
-    limited.ensure(limited_to, sys.argv[1:])
-    if plot is not None:
-        check(plot)
-    if rows_from is not None:
-        if plot is None or json is not None:
-            raise ReluctantError("--from draws a picture: it goes with --plot, without --json")
-        picture.draw(picture.load(rows_from), plot)
-        return
-    if any(choices.values()):
-        cells = grid.choose(**choices)
-    else:
-        cells = grid.quick() if quick else grid.usual()
-    if plot is not None and len({cell.density for cell in cells}) == 1:
-        raise ReluctantError("--plot draws times by density: expected --densities with several")
-    names = list(peers) or list(BUILDERS)
-    if quick and not peers:
-        names.remove("compile")  # seconds of compiling for each kind
-    with progress() as bar:
-        task = bar.add_task("starting", total=run.steps(cells))
-        result = run.run_train(
-            cells,
-            rounds=rounds or (4 if quick else 5),
-            names=[] if names == ["none"] else names,
-            limited_to=limited_to,
-            on_progress=lambda what, done: bar.update(task, description=what, completed=done),
-        )
-    show(result, Console())
-    deliver(result, json, plot, picture.draw)
+        texts = data, validation or [], keep_out or []
+        if not learn(texts, out, settings, dry_run=dry_run):
+            raise typer.Exit(INTERRUPTED)
 
 
-def _check(quick: bool, picks: Sequence[str], refused: Sequence[str]) -> None:
-    """Raise ReluctantError for options that do not go together."""
-    if refused:
-        raise ReluctantError(f"{' and '.join(refused)} cannot go with --phases train: leave it out")
-    if quick and picks:
-        both = " and ".join(["--quick", *picks])
-        raise ReluctantError(f"expected one selection, got {both}: leave one out")
+def _option(field: Field[Any]) -> inspect.Parameter:
+    """A setting on the command line. Its default is None: not given."""
+    kind = next(each for each in (bool, int, float, str) if each.__name__ in str(field.type))
+    default = "" if field.default is None else f" [default: {_said(field.default)}]"
+    option = typer.Option(help=field.metadata["help"] + default, show_default=False)
+    hint: Any = Annotated[kind | None, option]  # type: ignore[valid-type]
+    keyword = inspect.Parameter.KEYWORD_ONLY
+    return inspect.Parameter(field.name, keyword, default=None, annotation=hint)
+
+
+def _said(default: object) -> str:
+    return str(default).lower() if isinstance(default, bool) else str(default)
+
+
+def _with_settings(command: Callable[..., None]) -> Callable[..., None]:
+    """The command with an option for each field of `Settings`, which typer reads from here."""
+    own = [p for p in inspect.signature(command).parameters.values() if p.kind is not p.VAR_KEYWORD]
+    options = [_option(field) for field in fields(Settings)]
+    command.__signature__ = inspect.Signature([*own, *options])  # type: ignore[attr-defined]
+    hints = {option.name: option.annotation for option in options}
+    command.__annotations__ = {**command.__annotations__, **hints}
+    return command
+
+
+_with_settings(train)
