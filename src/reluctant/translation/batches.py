@@ -41,10 +41,10 @@ class Batches:
 
     >>> batches = Batches([[5, 6], [7], [8]], [[9], [5, 7], [4]], tokens=6, seed=0)
     >>> batches.in_order()
-    [[2, 0], [1]]
-    >>> batches.collate([2, 0]).labels
-    tensor([[4, 2],
-            [9, 2]])
+    [[1, 2], [0]]
+    >>> batches.collate([1, 2]).labels
+    tensor([[5, 7, 2],
+            [4, 2, 0]])
     """
 
     def __init__(

@@ -125,6 +125,12 @@ def forget(folder: Path, steps: list[int]) -> None:
         _file(folder, step).unlink(missing_ok=True)
 
 
+def tidy(folder: Path) -> None:
+    """Remove what a process that was killed had begun to write."""
+    for half in folder.glob(".*.safetensors.*"):
+        half.unlink(missing_ok=True)
+
+
 def write(file: Path, tensors: dict[str, Tensor], facts: dict[str, Any]) -> None:
     """A safetensors file, atomically. Raises ReluctantError if it cannot be written."""
     from safetensors.torch import save as serialised  # noqa: PLC0415  an extra

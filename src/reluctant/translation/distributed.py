@@ -113,9 +113,17 @@ class ShardedRanks(DataRanks):
     sharded = True
 
     def wrapped(self, objective: nn.Module) -> nn.Module:
-        from torch.distributed.fsdp import fully_shard  # noqa: PLC0415
+        from torch.distributed.fsdp import (  # noqa: PLC0415
+            fully_shard,
+            register_fsdp_forward_method,
+        )
 
         model: Any = objective.model
+        for layer in model.decoder.layers:
+            # which `start` asks for keys and values before the layer itself is called
+            attention = fully_shard(layer.multi_head_attention, mesh=self.mesh)
+            for method in ("keys_values", "attend"):
+                register_fsdp_forward_method(attention, method)
         for layer in (*model.encoder.layers, *model.decoder.layers):
             fully_shard(layer, mesh=self.mesh)
         fully_shard(objective, mesh=self.mesh)

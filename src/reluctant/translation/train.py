@@ -51,7 +51,12 @@ class Run:
         self, folder: Path, data: Data, settings: Settings, ranks: Ranks | None = None
     ) -> None:
         self.folder, self.settings, self.ranks = folder, settings, ranks or Ranks()
-        folder.mkdir(parents=True, exist_ok=True)
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise ReluctantError(f"expected a folder to write to, got {folder}: {error}") from error
+        if self.ranks.first:
+            checkpoint.tidy(folder)
         self._metrics = folder / journal.NAME
         before = journal.read(self._metrics) if self._metrics.exists() else None
         facts = {"data": data.fingerprint, "counts": data.counts}

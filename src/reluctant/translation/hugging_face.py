@@ -1,0 +1,201 @@
+"""The translator's backend for an encoder-decoder of Hugging Face."""
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from reluctant.errors import ReluctantError
+from reluctant.translation.backend import Search
+from reluctant.whole.load import load, one_line
+
+_MORE = 50  # tokens that a translation may have above its source, as our own decoding has it
+
+
+class HuggingFace:
+    """A model with `generate` and its tokenizer, in float32.
+
+    languages: codes of source and target, as the tokenizer calls them, or None. A tokenizer of many
+        languages (M2M100, NLLB, mBART) needs that of the target, and takes its own default for the
+        source. For a model such as T5, whose config has prefixes, they choose one of these.
+
+    Raises ReluctantError for a folder without such a model or a tokenizer, for code of its own
+    unless trust_remote_code is given, and for languages that are missing or unknown.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        *,
+        engine: bool,
+        narrow: bool,
+        longest: int,
+        trust_remote_code: bool,
+        languages: tuple[str | None, str | None],
+    ) -> None:
+        loaded = load(str(folder.resolve()), trust_remote_code=trust_remote_code)
+        self.model: Any = loaded.model
+        self.tokenizer = loaded.tokenizer
+        config = getattr(self.model, "config", None)
+        can_generate = getattr(self.model, "can_generate", lambda: False)
+        if not (can_generate() and config.is_encoder_decoder and self.tokenizer is not None):
+            lacks = "no tokenizer" if can_generate() and config.is_encoder_decoder else "none"
+            raise ReluctantError(
+                "expected an encoder-decoder that generates, with its tokenizer, in "
+                f"{folder}; got a {type(self.model).__name__}, which is {lacks}"
+                if lacks == "none"
+                else f"expected a tokenizer beside the model in {folder}, got none"
+            )
+        self._settings = self.model.generation_config
+        self._settings.max_length = None  # each call says it
+        self._prefix, self._forced = self._spoken(*languages)
+        self._pad = self._settings.pad_token_id
+        room: int | None = getattr(config, "max_position_embeddings", None)
+        self._room = room or 2**31
+        self.longest = min(longest, self._room, self.tokenizer.model_max_length)
+        self._generate: Callable[..., Tensor] = self.model.generate
+        if engine:
+            import reluctant  # noqa: PLC0415  engine=False works without Numba
+
+            reluctant.optimize(self.model, narrow=narrow)
+            self._generate = lambda ids, **kw: reluctant.generate(self.model, ids, **kw)
+
+    def encode(self, texts: Sequence[str]) -> list[list[int]]:
+        return [self._encoded(text) if text.strip() else [] for text in texts]
+
+    def _encoded(self, text: str) -> list[int]:
+        # quiet: what is too long for the model is dealt with by the translator
+        ids: list[int] = self.tokenizer(self._prefix + text, verbose=False)["input_ids"]
+        return ids
+
+    def search(self, sources: Sequence[Sequence[int]], how: Search) -> list[list[list[int]]]:
+        ids, mask = self._padded(sources)
+        limits = [how.max_length or min(len(source) + _MORE, self._room) for source in sources]
+        if max(limits) > self._room:
+            raise ReluctantError(
+                f"max_length: expected at most {self._room}, the model's positions, got "
+                f"{how.max_length}"
+            )
+        options: dict[str, Any] = {"num_beams": how.beam, "num_return_sequences": how.best}
+        if how.beam > 1:
+            options["length_penalty"] = how.length_penalty
+        if self._forced is not None:
+            options["forced_bos_token_id"] = self._forced
+        rows = self._generate(
+            ids, attention_mask=mask, do_sample=False, max_new_tokens=max(limits), **options
+        ).tolist()
+        targets = [self._ended(row) for row in rows]
+        found = [targets[i : i + how.best] for i in range(0, len(rows), how.best)]
+        return [
+            [target[:limit] for target in each] for each, limit in zip(found, limits, strict=True)
+        ]
+
+    def _ended(self, row: list[int]) -> list[int]:
+        """Without the token that the decoder starts with, and what stands after the end."""
+        target, ends = row[1:], self._ends()
+        for place, id in enumerate(target):
+            if id in ends:
+                return target[: place + 1]
+        while target and target[-1] == self._pad:
+            target.pop()
+        return target
+
+    def _ends(self) -> list[int]:
+        ends = self._settings.eos_token_id
+        return ends if isinstance(ends, list) else [ends]
+
+    @torch.no_grad()
+    def log_probabilities(
+        self, sources: Sequence[Sequence[int]], targets: Sequence[Sequence[int]]
+    ) -> list[float]:
+        """As the model has them, before what `generate` does to logits; a first token that is
+        forced, such as a language, costs nothing.
+        """
+        # One by one: with a quarter of a million words the logits of a batch take gigabytes.
+        return [self._log_probability(*each) for each in zip(sources, targets, strict=True)]
+
+    def _log_probability(self, source: Sequence[int], target: Sequence[int]) -> float:
+        ids, mask = self._padded([source])
+        start = self._settings.decoder_start_token_id
+        given = torch.tensor([[start, *target[:-1]]])
+        logits = self.model(input_ids=ids, attention_mask=mask, decoder_input_ids=given).logits[0]
+        forced = self._forced or self._settings.forced_bos_token_id
+        first = 0 if forced is None else 1
+        wanted = torch.tensor(target[first:], dtype=torch.int64)
+        return -float(F.cross_entropy(logits[first : len(target)], wanted, reduction="sum"))
+
+    def penalty(self, length: int, exponent: float) -> float:
+        """As in transformers, where the score is log P / length ** length_penalty."""
+        return float(length**exponent)
+
+    def text(self, ids: Sequence[int]) -> str:
+        return str(self.tokenizer.decode(list(ids), skip_special_tokens=True)).strip()
+
+    def tokens(self, ids: Sequence[int]) -> list[str]:
+        special = set(self.tokenizer.all_special_ids)
+        names: list[str] = self.tokenizer.convert_ids_to_tokens(
+            [id for id in ids if id not in special]
+        )
+        return names
+
+    def _padded(self, rows: Sequence[Sequence[int]]) -> tuple[Tensor, Tensor]:
+        """Ids and mask, padded at the end, as M2M100's positions want it."""
+        width = max(map(len, rows))
+        ids = [[*row, *[self._pad] * (width - len(row))] for row in rows]
+        mask = [[1] * len(row) + [0] * (width - len(row)) for row in rows]
+        return torch.tensor(ids), torch.tensor(mask)
+
+    def _spoken(self, source: str | None, target: str | None) -> tuple[str, int | None]:
+        """What stands before each source, and the token that each target begins with."""
+        if hasattr(self.tokenizer, "src_lang"):
+            if source is not None:
+                self._language(source)
+                self.tokenizer.src_lang = source
+            if target is not None:
+                return "", self._language(target)
+            if self._settings.forced_bos_token_id is None:
+                raise ReluctantError(
+                    f"expected a target_lang for a model of many languages: "
+                    f"{self._languages()}; got none: say --target-lang"
+                )
+            return "", None
+        if source is None and target is None:
+            return "", None
+        tasks = getattr(self.model.config, "task_specific_params", None) or {}
+        task = tasks.get(f"translation_{source}_to_{target}", {})
+        if "prefix" not in task:
+            known = [name for name in tasks if name.startswith("translation_")]
+            raise ReluctantError(
+                f"expected languages that the model's config or tokenizer knows "
+                f"({', '.join(known) or 'it has none'}); got {source} and {target}"
+            )
+        return str(task["prefix"]), None
+
+    def _language(self, code: str) -> int:
+        find = getattr(self.tokenizer, "get_lang_id", self.tokenizer.convert_tokens_to_ids)
+        try:
+            id = find(code)
+        except KeyError:
+            id = None
+        if id is None or id not in self.tokenizer.all_special_ids or id == self._unknown:
+            raise ReluctantError(
+                f"expected a language of the tokenizer, {self._languages()}; got {code!r}"
+            )
+        return int(id)
+
+    @property
+    def _unknown(self) -> int | None:
+        unknown: int | None = self.tokenizer.unk_token_id
+        return unknown
+
+    def _languages(self) -> str:
+        """Some of its codes."""
+        tokens: list[str] = [
+            str(token).strip("_")
+            for token in self.tokenizer.all_special_tokens
+            if "<" not in str(token)
+        ]
+        return f"such as {', '.join(tokens[:3])}" if tokens else "which has none"

@@ -1,0 +1,117 @@
+"""Two and four processes learn what one does; a tensor-parallel layer is the plain one."""
+
+import socket
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import torch.multiprocessing as mp
+
+import at_work
+import reluctant
+from learning import some_data
+from reluctant.feedforward import FeedForward
+from reluctant.transformer import load
+from reluctant.translation import journal
+from reluctant.translation.batches import Batch
+from reluctant.translation.distributed import DataRanks, ranks_of
+from reluctant.translation.settings import Settings
+from reluctant.translation.split_layer import SplitFeedForward
+from reluctant.translation.train import Run
+
+MODES = ("data", "sharded", "tensor")
+LAYERS, D = 3, at_work.EXACT.d_model
+
+
+def free_port() -> int:
+    with socket.socket() as found:
+        found.bind(("127.0.0.1", 0))
+        return int(found.getsockname()[1])
+
+
+@pytest.fixture(scope="module")
+def alone(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("alone")
+    settings = replace(at_work.EXACT, engine=False)
+    assert Run(folder, some_data(folder), settings).train()
+    return folder
+
+
+@pytest.mark.parametrize(
+    ("size", "modes"), [(2, MODES), pytest.param(4, MODES, marks=pytest.mark.slow)]
+)
+def test_many_processes_learn_what_one_does(
+    size: int, modes: tuple[str, ...], alone: Path, tmp_path: Path
+) -> None:
+    mp.spawn(at_work.rank, (size, str(tmp_path), modes, free_port()), nprocs=size)  # type: ignore[no-untyped-call]
+    one = journal.read(alone / journal.NAME)
+    for mode in modes:
+        many = journal.read(tmp_path / mode / journal.NAME)
+        assert many.header["ranks"] == size
+        for ours, theirs in zip(many.steps, one.steps, strict=False):
+            assert ours["loss"] == pytest.approx(theirs["loss"], abs=2e-4), mode
+            assert ours["norm"] == pytest.approx(theirs["norm"], rel=2e-3), mode
+        for a, b in zip(many.validations, one.validations, strict=True):
+            assert a["validation"] == pytest.approx(b["validation"], abs=2e-4), mode
+        weights = [dict(load(folder).named_parameters()) for folder in (tmp_path / mode, alone)]
+        assert weights[0].keys() == weights[1].keys()
+        for name, weight in weights[0].items():
+            torch.testing.assert_close(weight, weights[1][name], atol=2e-3, rtol=0)
+
+
+def test_bytes_a_step(alone: Path, tmp_path: Path) -> None:
+    """As docs/scale.md has them: what each rank hands over."""
+    size = 2
+    mp.spawn(at_work.rank, (size, str(tmp_path), MODES, free_port()), nprocs=size)  # type: ignore[no-untyped-call]
+    found = {mode: int((tmp_path / f"{mode}-0.txt").read_text().split()[1]) for mode in MODES}
+    run = Run(alone, some_data(alone), replace(at_work.EXACT, engine=False))
+    parameters = sum(p.numel() for p in run.learner.parameters.values())
+    assert found["data"] == 4 * parameters
+    batch = run.batches.collate(run.batches.epoch(run.progress.epoch)[run.progress.position])
+    assert found["tensor"] == 4 * D * 2 * _positions(batch)
+
+
+def _positions(batch: Batch) -> int:
+    """One encoder layer, two decoder layers."""
+    return batch.source.numel() + 2 * batch.target.numel()
+
+
+def test_a_rank_without_a_row_learns_from_none() -> None:
+    ranks = DataRanks.__new__(DataRanks)
+    ranks.rank, ranks.size = 3, 4
+    batch = Batch(*(torch.arange(6).view(2, 3) + 1 for _ in range(3)))
+    share = ranks.share(batch)
+    assert share.source.tolist() == [[1, 2, 3]]
+    assert not share.labels.any()
+    ranks.rank = 1
+    assert ranks.share(batch).labels.tolist() == [[4, 5, 6]]
+
+
+class Mesh:
+    """Of one of two ranks."""
+
+    def __init__(self, rank: int) -> None:
+        self.get_rank, self.size = (lambda: rank), (lambda: 2)
+
+
+@pytest.mark.parametrize("activation", ["relu", "reglu", "gelu"])
+@pytest.mark.parametrize("bias", [True, False])
+def test_the_parts_of_a_layer_add_up_to_it(activation: str, bias: bool) -> None:
+    torch.manual_seed(0)
+    whole, mesh = FeedForward(6, 10, activation, bias=bias), [Mesh(0), Mesh(1)]
+    parts: list[Any] = [SplitFeedForward(whole, each) for each in mesh]  # type: ignore[arg-type]
+    x = torch.randn(4, 6)
+    total = parts[0].part(x) + parts[1].part(x)
+    total = total if parts[0].total_bias is None else total + parts[0].total_bias
+    torch.testing.assert_close(total, whole(x))
+    with pytest.raises(reluctant.ReluctantError, match="multiple of the 2 ranks"):
+        SplitFeedForward(FeedForward(6, 9), mesh[0])  # type: ignore[arg-type]
+
+
+def test_what_cannot_be_divided_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    wrong = Settings(parallel="tensor", activation_dropout=0.1)
+    with pytest.raises(reluctant.ReluctantError, match="activation_dropout 0"), ranks_of(wrong):
+        pass
