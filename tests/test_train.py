@@ -79,7 +79,7 @@ def test_after_a_break_the_bits_are_those_without(data: Data, tmp_path: Path, en
         steps: list[int] = []
         watch = Watch(
             lambda line, s=steps: s.append(line["step"]), stop=lambda s=steps, n=stop: s[-1] == n
-        )  # type: ignore[misc]  # noqa: E501
+        )  # type: ignore[misc]
         torch.manual_seed(stop)  # what is drawn elsewhere is nothing to a run
         assert not Run(broken, data, settings).train(watch)
     last = Run(broken, data, settings)

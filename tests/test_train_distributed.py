@@ -39,36 +39,52 @@ def alone(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-@pytest.mark.parametrize(
-    ("size", "modes"), [(2, MODES), pytest.param(4, MODES, marks=pytest.mark.slow)]
-)
-def test_many_processes_learn_what_one_does(
-    size: int, modes: tuple[str, ...], alone: Path, tmp_path: Path
-) -> None:
-    mp.spawn(at_work.rank, (size, str(tmp_path), modes, free_port()), nprocs=size)  # type: ignore[no-untyped-call]
-    one = journal.read(alone / journal.NAME)
-    for mode in modes:
-        many = journal.read(tmp_path / mode / journal.NAME)
-        assert many.header["ranks"] == size
-        for ours, theirs in zip(many.steps, one.steps, strict=False):
-            assert ours["loss"] == pytest.approx(theirs["loss"], abs=2e-4), mode
-            assert ours["norm"] == pytest.approx(theirs["norm"], rel=2e-3), mode
-        for a, b in zip(many.validations, one.validations, strict=True):
-            assert a["validation"] == pytest.approx(b["validation"], abs=2e-4), mode
-        weights = [dict(load(folder).named_parameters()) for folder in (tmp_path / mode, alone)]
-        assert weights[0].keys() == weights[1].keys()
-        for name, weight in weights[0].items():
+def together(size: int, folder: Path) -> Path:
+    mp.spawn(at_work.rank, (size, str(folder), MODES, free_port()), nprocs=size)  # type: ignore[no-untyped-call]
+    return folder
+
+
+@pytest.fixture(scope="module")
+def two(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return together(2, tmp_path_factory.mktemp("two"))
+
+
+def expect_the_same(many: Path, one: Path, size: int) -> None:
+    runs = [journal.read(folder / journal.NAME) for folder in (many, one)]
+    assert runs[0].header["ranks"] == size
+    for ours, theirs in zip(runs[0].steps, runs[1].steps, strict=False):
+        assert ours["loss"] == pytest.approx(theirs["loss"], abs=2e-4)
+        assert ours["norm"] == pytest.approx(theirs["norm"], rel=2e-3)
+    for a, b in zip(runs[0].validations, runs[1].validations, strict=True):
+        assert a["validation"] == pytest.approx(b["validation"], abs=2e-4)
+    weights = [dict(load(folder).named_parameters()) for folder in (many, one)]
+    assert weights[0].keys() == weights[1].keys()
+    for name, weight in weights[0].items():
+        # A key's bias changes no attention: its gradient is rounding, which AdamW makes large.
+        if not name.endswith("key.bias"):
             torch.testing.assert_close(weight, weights[1][name], atol=2e-3, rtol=0)
 
 
-def test_bytes_a_step(alone: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("mode", MODES)
+def test_two_processes_learn_what_one_does(mode: str, two: Path, alone: Path) -> None:
+    expect_the_same(two / mode, alone, 2)
+
+
+@pytest.mark.slow
+def test_four_processes_learn_what_one_does(alone: Path, tmp_path: Path) -> None:
+    together(4, tmp_path)
+    for mode in MODES:
+        expect_the_same(tmp_path / mode, alone, 4)
+
+
+def test_bytes_a_step(two: Path, alone: Path) -> None:
     """As docs/scale.md has them: what each rank hands over."""
-    size = 2
-    mp.spawn(at_work.rank, (size, str(tmp_path), MODES, free_port()), nprocs=size)  # type: ignore[no-untyped-call]
-    found = {mode: int((tmp_path / f"{mode}-0.txt").read_text().split()[1]) for mode in MODES}
+    found = {mode: int((two / f"{mode}-0.txt").read_text()) for mode in MODES}
     run = Run(alone, some_data(alone), replace(at_work.EXACT, engine=False))
     parameters = sum(p.numel() for p in run.learner.parameters.values())
     assert found["data"] == 4 * parameters
+    # weights twice (the last ones gathered stay), and gradients; parts are padded to one size
+    assert 8 * parameters < found["sharded"] < 13 * parameters
     batch = run.batches.collate(run.batches.epoch(run.progress.epoch)[run.progress.position])
     assert found["tensor"] == 4 * D * 2 * _positions(batch)
 

@@ -1,5 +1,5 @@
-"""The field's small benchmark, Multi30k task 1, English-German: learned by `reluctant train`, chosen
-on the validation text alone, the test scored once.
+"""The field's small benchmark, Multi30k task 1, English-German: learned by `reluctant train`,
+chosen on the validation text alone, the test scored once.
 
     python -m tools.multi30k FOLDER
 

@@ -18,6 +18,7 @@ from reluctant.cli.compile import compile_kernels
 from reluctant.cli.demo import demo
 from reluctant.cli.optimize import optimize
 from reluctant.cli.train import train
+from reluctant.cli.translate import translate
 from reluctant.cli.tune import tune
 
 app = typer.Typer(
@@ -26,7 +27,7 @@ app = typer.Typer(
     no_args_is_help=True,
     pretty_exceptions_enable=False,
 )
-for command in (train, demo, bench, optimize, tune):
+for command in (train, translate, demo, bench, optimize, tune):
     app.command()(command)
 app.command("compile")(compile_kernels)
 

@@ -54,7 +54,7 @@ def _option(field: Field[Any]) -> inspect.Parameter:
     kind = next(each for each in (bool, int, float, str) if each.__name__ in str(field.type))
     default = "" if field.default is None else f" [default: {_said(field.default)}]"
     option = typer.Option(help=field.metadata["help"] + default, show_default=False)
-    hint: Any = Annotated[kind | None, option]  # type: ignore[valid-type]
+    hint: Any = Annotated[kind | None, option]
     keyword = inspect.Parameter.KEYWORD_ONLY
     return inspect.Parameter(field.name, keyword, default=None, annotation=hint)
 

@@ -71,6 +71,10 @@ class Batches:
                 f"{longest}: leave it out, or allow a batch more tokens"
             )
 
+    def __len__(self) -> int:
+        """How many pairs there are."""
+        return len(self._sources)
+
     def epoch(self, number: int) -> list[list[int]]:
         """The pairs' indices, batch by batch: every pair once, another order for each number.
 

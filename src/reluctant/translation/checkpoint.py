@@ -56,7 +56,7 @@ def save(folder: Path, learner: Learner, progress: Progress) -> None:
         sharded.write(folder, learner.ranks, tensors, facts, progress.step)
     elif learner.ranks.first:
         tensors["random"] = torch.get_rng_state()
-        if torch.cuda.is_initialized():
+        if torch.cuda.is_initialized():  # type: ignore[no-untyped-call]
             tensors["random.cuda"] = torch.cuda.get_rng_state()
         write(folder / NAME, tensors, facts)
     learner.ranks.barrier()
@@ -92,7 +92,8 @@ def load(folder: Path, learner: Learner) -> Progress:
 
 def _tensors(learner: Learner) -> dict[str, Tensor]:
     """All that AdamW changes, in place: weights, and two running means of each."""
-    found, placed = {}, learner.ranks.placed
+    found: dict[str, Tensor] = {}
+    placed = learner.ranks.placed
     for name, parameter in learner.parameters.items():
         mean, square = moments(learner, name)
         kinds = {"weight": parameter.detach(), "mean": mean, "square": square}

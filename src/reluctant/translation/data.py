@@ -82,9 +82,9 @@ def vocabulary_of(folder: Path, data: Data, settings: Settings) -> Vocabulary:
 
 def encoded(
     pairs: Sequence[Pair], vocabulary: Vocabulary, longest: int
-) -> tuple[list[list[int]], list[list[int]], int]:
-    """Token ids of sources and of targets; and how many pairs are left out as longer than `longest`
-    tokens with the mark of their end.
+) -> tuple[list[list[int]], list[list[int]]]:
+    """Token ids of sources and of targets, without pairs of which one is longer than `longest`
+    tokens with the mark of its end.
     """
     sources = vocabulary.encode([pair.source for pair in pairs])
     targets = vocabulary.encode([pair.target for pair in pairs])
@@ -93,7 +93,7 @@ def encoded(
         for source, target in zip(sources, targets, strict=True)
         if max(len(source), len(target)) < longest
     ]
-    return [s for s, _ in fits], [t for _, t in fits], len(pairs) - len(fits)
+    return [s for s, _ in fits], [t for _, t in fits]
 
 
 def _read(

@@ -9,6 +9,7 @@
   direction (Shoeybi et al. 2019, "Megatron-LM", section 3).
 """
 
+import math
 import os
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
@@ -164,7 +165,7 @@ class TensorRanks(Together):
             float(torch.linalg.vector_norm(torch.stack([_norm(p) for p in part])))
             for part in (shared, mine)
         ]
-        norm = (norms[0] ** 2 + self._sum(norms[1] ** 2)) ** 0.5
+        norm = math.hypot(norms[0], math.sqrt(self._sum(norms[1] ** 2)))
         scale = min(largest / (norm + 1e-6), 1.0)
         for parameter in (*shared, *mine):
             if parameter.grad is not None:

@@ -1,6 +1,6 @@
 """The translator's backend for an encoder-decoder of Hugging Face."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +10,7 @@ from torch import Tensor
 
 from reluctant.errors import ReluctantError
 from reluctant.translation.backend import Search
-from reluctant.whole.load import load, one_line
+from reluctant.whole.load import load
 
 _MORE = 50  # tokens that a translation may have above its source, as our own decoding has it
 
@@ -39,29 +39,35 @@ class HuggingFace:
         loaded = load(str(folder.resolve()), trust_remote_code=trust_remote_code)
         self.model: Any = loaded.model
         self.tokenizer = loaded.tokenizer
-        config = getattr(self.model, "config", None)
-        can_generate = getattr(self.model, "can_generate", lambda: False)
-        if not (can_generate() and config.is_encoder_decoder and self.tokenizer is not None):
-            lacks = "no tokenizer" if can_generate() and config.is_encoder_decoder else "none"
-            raise ReluctantError(
-                "expected an encoder-decoder that generates, with its tokenizer, in "
-                f"{folder}; got a {type(self.model).__name__}, which is {lacks}"
-                if lacks == "none"
-                else f"expected a tokenizer beside the model in {folder}, got none"
-            )
-        self._settings = self.model.generation_config
+        self._expect_translator(folder)
+        self._settings: Any = self.model.generation_config
         self._settings.max_length = None  # each call says it
         self._prefix, self._forced = self._spoken(*languages)
-        self._pad = self._settings.pad_token_id
-        room: int | None = getattr(config, "max_position_embeddings", None)
+        self._ends = _listed(self._settings.eos_token_id)
+        pads = [self._settings.pad_token_id, self.tokenizer.pad_token_id, *self._ends]
+        self._pad = next((id for id in pads if id is not None), 0)  # masked: any would do
+        room: int | None = getattr(self.model.config, "max_position_embeddings", None)
         self._room = room or 2**31
         self.longest = min(longest, self._room, self.tokenizer.model_max_length)
-        self._generate: Callable[..., Tensor] = self.model.generate
+        self._generate: Any = self.model.generate
         if engine:
             import reluctant  # noqa: PLC0415  engine=False works without Numba
 
             reluctant.optimize(self.model, narrow=narrow)
             self._generate = lambda ids, **kw: reluctant.generate(self.model, ids, **kw)
+
+    def _expect_translator(self, folder: Path) -> None:
+        config: Any = getattr(self.model, "config", None)
+        can_generate = getattr(self.model, "can_generate", lambda: False)
+        if not (can_generate() and config.is_encoder_decoder):
+            raise ReluctantError(
+                f"expected an encoder-decoder that generates text in {folder}, such as Marian, "
+                f"M2M100, BART or T5; got a {type(self.model).__name__}"
+            )
+        if self.tokenizer is None:
+            raise ReluctantError(
+                f"expected a tokenizer beside the model in {folder}, got none: save it there, too"
+            )
 
     def encode(self, texts: Sequence[str]) -> list[list[int]]:
         return [self._encoded(text) if text.strip() else [] for text in texts]
@@ -88,24 +94,19 @@ class HuggingFace:
             ids, attention_mask=mask, do_sample=False, max_new_tokens=max(limits), **options
         ).tolist()
         targets = [self._ended(row) for row in rows]
-        found = [targets[i : i + how.best] for i in range(0, len(rows), how.best)]
-        return [
-            [target[:limit] for target in each] for each, limit in zip(found, limits, strict=True)
-        ]
+        if how.beam == 1:  # each goes as far as it would alone; beams may go as far as the longest
+            return [[target[:limit]] for target, limit in zip(targets, limits, strict=True)]
+        return [targets[i : i + how.best] for i in range(0, len(rows), how.best)]
 
     def _ended(self, row: list[int]) -> list[int]:
         """Without the token that the decoder starts with, and what stands after the end."""
-        target, ends = row[1:], self._ends()
+        target = row[1:]
         for place, id in enumerate(target):
-            if id in ends:
+            if id in self._ends:
                 return target[: place + 1]
         while target and target[-1] == self._pad:
             target.pop()
         return target
-
-    def _ends(self) -> list[int]:
-        ends = self._settings.eos_token_id
-        return ends if isinstance(ends, list) else [ends]
 
     @torch.no_grad()
     def log_probabilities(
@@ -120,10 +121,11 @@ class HuggingFace:
     def _log_probability(self, source: Sequence[int], target: Sequence[int]) -> float:
         ids, mask = self._padded([source])
         start = self._settings.decoder_start_token_id
+        start = self._settings.bos_token_id if start is None else start
         given = torch.tensor([[start, *target[:-1]]])
         logits = self.model(input_ids=ids, attention_mask=mask, decoder_input_ids=given).logits[0]
-        forced = self._forced or self._settings.forced_bos_token_id
-        first = 0 if forced is None else 1
+        forced = self._forced is not None or self._settings.forced_bos_token_id is not None
+        first = 1 if forced else 0
         wanted = torch.tensor(target[first:], dtype=torch.int64)
         return -float(F.cross_entropy(logits[first : len(target)], wanted, reduction="sum"))
 
@@ -180,16 +182,12 @@ class HuggingFace:
             id = find(code)
         except KeyError:
             id = None
-        if id is None or id not in self.tokenizer.all_special_ids or id == self._unknown:
+        special = self.tokenizer.all_special_ids
+        if id is None or id not in special or id == self.tokenizer.unk_token_id:
             raise ReluctantError(
                 f"expected a language of the tokenizer, {self._languages()}; got {code!r}"
             )
         return int(id)
-
-    @property
-    def _unknown(self) -> int | None:
-        unknown: int | None = self.tokenizer.unk_token_id
-        return unknown
 
     def _languages(self) -> str:
         """Some of its codes."""
@@ -199,3 +197,8 @@ class HuggingFace:
             if "<" not in str(token)
         ]
         return f"such as {', '.join(tokens[:3])}" if tokens else "which has none"
+
+
+def _listed(ids: int | list[int] | None) -> list[int]:
+    """The ids that end a target, of which a config may have none, one or several."""
+    return ids if isinstance(ids, list) else [] if ids is None else [ids]

@@ -96,6 +96,11 @@ class Learner:
         self.optimizer = torch.optim.AdamW(groups, lr=0.0, betas=BETAS, eps=1e-9, fused=True)
 
     @property
+    def size(self) -> int:
+        """The parameters that this rank sees."""
+        return sum(parameter.numel() for parameter in self.parameters.values())
+
+    @property
     def penalised(self) -> int:
         """Steps that the penalty has seen."""
         counter = self._penalty if self.settings.engine else self._plain

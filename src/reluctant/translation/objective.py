@@ -73,7 +73,7 @@ class _ProjectedLoss(torch.autograd.Function):
         return torch.stack(losses).sum() if losses else x.new_zeros(())
 
     @staticmethod
-    @once_differentiable  # type: ignore[untyped-decorator]
+    @once_differentiable
     def backward(ctx: Any, slope: Tensor) -> tuple[Tensor | None, ...]:
         dx, dw = ctx.saved_tensors
         x_needed, w_needed = ctx.needs_input_grad[:2]

@@ -56,7 +56,7 @@ def plan(data: Data, settings: Settings) -> Plan:
     """Try a few steps; nothing is written."""
     texts = [text for pair in data.train for text in pair]
     vocabulary = Vocabulary.train(texts, settings.vocab_size, settings.vocab_kind)
-    sources, targets, _ = encoded(data.train, vocabulary, min(settings.batch_tokens, 512))
+    sources, targets = encoded(data.train, vocabulary, min(settings.batch_tokens, 512))
     batches = Batches(sources, targets, settings.batch_tokens, settings.seed)
     learner = Learner(replace(settings, warm_up=10_000), len(vocabulary), Ranks())
     epoch, seconds = batches.epoch(0), []
@@ -67,7 +67,7 @@ def plan(data: Data, settings: Settings) -> Plan:
         seconds.append(perf_counter() - began)
     unit = 1 if sys.platform == "darwin" else 1024
     return Plan(
-        parameters=sum(p.numel() for p in learner.parameters.values()),
+        parameters=learner.size,
         feed_forward=sum(
             p.numel() for name, p in learner.parameters.items() if ".feed_forward." in name
         ),

@@ -28,7 +28,7 @@ def write(
     folder: Path, ranks: Ranks, tensors: dict[str, Tensor], facts: Mapping[str, Any], step: int
 ) -> None:
     """Write a folder, and remove the one before. Called by all ranks at once."""
-    import torch.distributed.checkpoint as dcp  # noqa: PLC0415  slow to import
+    from torch.distributed.checkpoint.state_dict_saver import save  # noqa: PLC0415  slow
 
     place = folder / f"checkpoint-{step:07d}"
     partial = place.with_suffix(".partial")
@@ -37,7 +37,7 @@ def write(
     ranks.barrier()
     if place.exists():
         return
-    dcp.save(tensors, checkpoint_id=str(partial))
+    save(tensors, checkpoint_id=str(partial))
     if ranks.first:
         write_json(partial / _FACTS, dict(facts))
         partial.rename(place)
@@ -51,11 +51,11 @@ def read(folder: Path, tensors: dict[str, Tensor]) -> dict[str, Any]:
 
     Raises ReluctantError if it is of another model.
     """
-    import torch.distributed.checkpoint as dcp  # noqa: PLC0415
+    from torch.distributed.checkpoint.state_dict_loader import load  # noqa: PLC0415
 
     place = folders(folder)[-1]
     try:
-        dcp.load(tensors, checkpoint_id=str(place))
+        load(tensors, checkpoint_id=str(place))
         return dict(json.loads((place / _FACTS).read_text(encoding="utf-8")))
     except Exception as error:  # of many kinds, CheckpointException among them
         raise ReluctantError(f"expected {place} to be of a run like this one: {error}") from error

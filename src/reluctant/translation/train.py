@@ -59,15 +59,15 @@ class Run:
             checkpoint.tidy(folder)
         self._metrics = folder / journal.NAME
         before = journal.read(self._metrics) if self._metrics.exists() else None
-        facts = {"data": data.fingerprint, "counts": data.counts}
         if before is not None:
-            self._expect_same(before, facts["data"])
+            self._expect_same(before, data.fingerprint)
         self.vocabulary = self._shared_vocabulary(data)
         longest = min(settings.batch_tokens, 512)
-        *ids, left_out = encoded(data.train, self.vocabulary, longest)
-        self.batches = Batches(*ids, settings.batch_tokens, settings.seed)
-        *valid_ids, _ = encoded(data.valid, self.vocabulary, longest)
-        held_out = Batches(*valid_ids, settings.batch_tokens, 0)
+        learned, held_out = (
+            Batches(*encoded(pairs, self.vocabulary, longest), settings.batch_tokens, settings.seed)
+            for pairs in (data.train, data.valid)
+        )
+        self.batches = learned
         self.valid = [held_out.collate(indices) for indices in held_out.in_order()]
         self.scored = data.valid[: settings.score_sentences]
         self.learner = Learner(settings, len(self.vocabulary), self.ranks)
@@ -77,9 +77,9 @@ class Run:
             if self.ranks.first:
                 journal.cut(self._metrics, self.progress.step)
         elif self.ranks.first:
-            parameters = sum(p.numel() for p in self.learner.parameters.values())
-            facts |= {"vocabulary": len(self.vocabulary), "parameters": parameters}
-            facts |= {"longer than the model's limit": left_out, "ranks": self.ranks.size}
+            facts = {"data": data.fingerprint, "counts": data.counts, "ranks": self.ranks.size}
+            facts |= {"longer than 512 tokens": len(data.train) - len(learned)}
+            facts |= {"vocabulary": len(self.vocabulary), "parameters": self.learner.size}
             journal.begin(self._metrics, asdict(settings), facts)
         self._judge: Judge | None = None
         self._epoch: tuple[int, list[list[int]]] = (-1, [])

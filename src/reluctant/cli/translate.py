@@ -1,0 +1,187 @@
+"""`reluctant translate`."""
+
+import json as json_format
+import os
+import sys
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from reluctant.cli.common import clean_exit, progress
+from reluctant.errors import ReluctantError
+from reluctant.files import write_atomic
+
+if TYPE_CHECKING:
+    from reluctant.transformer import Translator
+
+_AT_ONCE = 1024  # lines of a file, sorted by length among each other
+
+
+def translate(
+    text: Annotated[list[str] | None, typer.Argument(help="Texts; otherwise stdin.")] = None,
+    input: Annotated[Path | None, typer.Option(help="A file in UTF-8, a text a line.")] = None,
+    output: Annotated[Path | None, typer.Option(help="Write there, not to stdout.")] = None,
+    model: Annotated[
+        str | None,
+        typer.Option(
+            help="A folder as `reluctant train` writes it, or of a Hugging Face encoder-decoder "
+            "[default: $RELUCTANT_MODEL, or kept/en-de here or in the repository]",
+            show_default=False,
+        ),
+    ] = None,
+    beam: Annotated[int, typer.Option(min=1, help="Hypotheses; 1: greedy.")] = 1,
+    best: Annotated[
+        int, typer.Option(min=1, help="So many translations of each text, at most --beam.")
+    ] = 1,
+    length_penalty: Annotated[float, typer.Option(min=0, help="Of beams, as an exponent.")] = 0.6,
+    max_length: Annotated[
+        int | None,
+        typer.Option(min=1, help="Most tokens of a translation; otherwise 50 above its source."),
+    ] = None,
+    longest: Annotated[
+        int | None,
+        typer.Option(min=2, help="Texts with more tokens are cut, where sentences end."),
+    ] = None,
+    batch_size: Annotated[int, typer.Option(min=1, help="Most texts decoded together.")] = 32,
+    engine: Annotated[bool, typer.Option(help="Serve the model; otherwise plain torch.")] = True,
+    threads: Annotated[int | None, typer.Option(min=1, help="Of torch.")] = None,
+    source_lang: Annotated[
+        str | None, typer.Option(help="For a Hugging Face model of many languages, such as en.")
+    ] = None,
+    target_lang: Annotated[str | None, typer.Option(help="The same.")] = None,
+    trust_remote_code: Annotated[
+        bool, typer.Option("--trust-remote-code", help="Run code that comes with the model.")
+    ] = False,
+    scores: Annotated[
+        bool, typer.Option("--scores", help="Before each translation its score and a tab.")
+    ] = False,
+    json: Annotated[
+        bool, typer.Option("--json", help="A JSON object a line, with scores and tokens.")
+    ] = False,
+) -> None:
+    """Translate texts, the lines of a file, or of stdin as they come: one line each, in order.
+
+    With --best above 1 there are several lines a text: its number, score and translation, with
+    tabs between. --json: {"source": ..., "translations": [{"text": ..., "log_probability": ...,
+    "score": ..., "tokens": [...]}, ...]}, the best first. Lines end with a line feed, a blank one
+    stays blank, and a file that is no UTF-8 is refused. Bytes of stdin that are none are replaced,
+    since what came before is already out; stderr says so. --output is written whole or not at all.
+    """
+    with clean_exit(output):
+        from reluctant.translation.folder import find_model  # noqa: PLC0415
+        from reluctant.translation.lines import lines_of  # noqa: PLC0415
+
+        if text and input is not None:
+            raise ReluctantError("expected texts or --input, got both: leave one out")
+        lines = lines_of(input) if input is not None else text
+        folder = find_model(model)
+        translator = _translator(
+            folder,
+            threads,
+            engine=engine,
+            batch_size=batch_size,
+            trust_remote_code=trust_remote_code,
+            source_lang=source_lang,
+            target_lang=target_lang,
+            **({} if longest is None else {"longest": longest}),
+        )
+        search = {"beam": beam, "length_penalty": length_penalty, "max_length": max_length}
+        shown = _Shown(translator, search, best, scores, json)
+        if lines is None:
+            _write((shown.lines(some) for some in _from_stdin(batch_size)), output)
+        else:
+            seen_together = output is None and sys.stdout.isatty()
+            bar = input is not None and not seen_together
+            _write(_of_file(shown, lines, bar=bar), output)
+
+
+def _translator(folder: Path, threads: int | None, **options: Any) -> "Translator":
+    import torch  # noqa: PLC0415
+
+    from reluctant.transformer import Translator  # noqa: PLC0415
+
+    if threads is not None:
+        torch.set_num_threads(threads)
+    return Translator(folder, **options)
+
+
+@dataclass
+class _Shown:
+    """Translations as lines. number: of texts so far."""
+
+    translator: "Translator"
+    search: dict[str, Any]
+    best: int
+    scores: bool
+    json: bool
+    number: int = 0
+
+    def lines(self, sources: Sequence[str], on_done: Any = lambda count: None) -> list[str]:
+        options = self.search | {"on_done": on_done}
+        if not (self.json or self.scores or self.best > 1):
+            return [_one_line(text) for text in self.translator.translate(sources, **options)]
+        found = self.translator.translations(sources, best=self.best, **options)
+        lines = []
+        for source, translations in zip(sources, found, strict=True):
+            self.number += 1
+            if self.json:
+                value = {"source": source, "translations": [asdict(each) for each in translations]}
+                lines.append(json_format.dumps(value, ensure_ascii=False))
+                continue
+            number = f"{self.number}\t" if self.best > 1 else ""
+            lines += [f"{number}{t.score:.4f}\t{_one_line(t.text)}" for t in translations]
+        return lines
+
+
+def _one_line(text: str) -> str:
+    """A model may write any character, and a text has one line here."""
+    return text.replace("\r", " ").replace("\n", " ")
+
+
+def _of_file(shown: _Shown, lines: Sequence[str], *, bar: bool) -> Iterator[list[str]]:
+    """Some lines after the other, with a progress bar if there may be many."""
+    if not bar:
+        yield shown.lines(lines)
+        return
+    with progress() as shown_progress:
+        task = shown_progress.add_task("translating", total=len(lines))
+        for start in range(0, len(lines), _AT_ONCE):
+            some = lines[start : start + _AT_ONCE]
+            yield shown.lines(some, lambda count: shown_progress.advance(task, count))
+
+
+def _from_stdin(most: int) -> Iterator[list[str]]:
+    """What is there, at most so many lines at once."""
+    from reluctant.translation.lines import ready_lines  # noqa: PLC0415
+
+    if sys.stdin.isatty():
+        typer.echo("reluctant: a line and Enter translates it, Ctrl-D ends", err=True)
+    number = 0
+    for some in ready_lines(sys.stdin.buffer, most):
+        texts = []
+        for line in some:
+            number += 1
+            try:
+                texts.append(line.decode())
+            except UnicodeDecodeError as error:
+                texts.append(line.decode(errors="replace"))
+                typer.echo(f"reluctant: line {number}, replaced by U+FFFD: {error}", err=True)
+        yield texts
+
+
+def _write(results: Iterable[list[str]], output: Path | None) -> None:
+    """As they come to stdout, or all at once to a file."""
+    if output is not None:
+        write_atomic(output, "".join(f"{line}\n" for lines in results for line in lines))
+        return
+    stream = sys.stdout.buffer  # now: a progress bar puts itself in the place of sys.stdout
+    try:
+        for lines in results:
+            stream.write("".join(f"{line}\n" for line in lines).encode())
+            stream.flush()
+    except BrokenPipeError:
+        # Who reads has what he wanted. Nothing may be left to write when the process ends.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
