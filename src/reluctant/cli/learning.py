@@ -37,7 +37,7 @@ def learn(
     if settings.threads:
         torch.set_num_threads(settings.threads)
     with ranks_of(settings) as ranks:
-        if ranks.first:
+        if ranks.first and settings.score_sentences:
             _expect_extras()
         with console().status("reading text"):
             data = gather(*texts, settings)

@@ -27,9 +27,8 @@ def translate(
     model: Annotated[
         str | None,
         typer.Option(
-            help="A folder as `reluctant train` writes it, or of a Hugging Face encoder-decoder "
-            "[default: $RELUCTANT_MODEL, or kept/en-de here or in the repository]",
-            show_default=False,
+            help="A folder as `reluctant train` writes it, or of a Hugging Face encoder-decoder; "
+            "otherwise $RELUCTANT_MODEL, or kept/en-de here or in the repository."
         ),
     ] = None,
     beam: Annotated[int, typer.Option(min=1, help="Hypotheses; 1: greedy.")] = 1,
@@ -64,19 +63,24 @@ def translate(
 ) -> None:
     """Translate texts, the lines of a file, or of stdin as they come: one line each, in order.
 
-    With --best above 1 there are several lines a text: its number, score and translation, with
-    tabs between. --json: {"source": ..., "translations": [{"text": ..., "log_probability": ...,
-    "score": ..., "tokens": [...]}, ...]}, the best first. Lines end with a line feed, a blank one
-    stays blank, and a file that is no UTF-8 is refused. Bytes of stdin that are none are replaced,
-    since what came before is already out; stderr says so. --output is written whole or not at all.
+    A blank line stays blank. --best above 1: several lines a text, with its number, the score and
+    the translation between tabs. --output is written whole or not at all.
+
+    --json: objects with "source" and "translations", the best first, of which each has "text",
+    "log_probability" (natural), "score" (that, divided by the length penalty) and "tokens".
+
+    A file that is no UTF-8 is refused. Bytes of stdin that are none are replaced, since what came
+    before is already out, and stderr says so.
     """
     with clean_exit(output):
+        from reluctant.translation.backend import Search  # noqa: PLC0415
         from reluctant.translation.folder import find_model  # noqa: PLC0415
         from reluctant.translation.lines import lines_of  # noqa: PLC0415
 
         if text and input is not None:
             raise ReluctantError("expected texts or --input, got both: leave one out")
-        lines = lines_of(input) if input is not None else text
+        Search(beam, best, length_penalty, max_length)  # refused before anything is loaded or read
+        lines = lines_of(input) if input is not None else text or None
         folder = find_model(model)
         translator = _translator(
             folder,

@@ -166,7 +166,7 @@ class TensorRanks(Together):
             for part in (shared, mine)
         ]
         norm = math.hypot(norms[0], math.sqrt(self._sum(norms[1] ** 2)))
-        scale = min(largest / (norm + 1e-6), 1.0)
+        scale = min(largest / (norm + 1e-6), 1.0)  # as torch has it
         for parameter in (*shared, *mine):
             if parameter.grad is not None:
                 parameter.grad.mul_(scale)

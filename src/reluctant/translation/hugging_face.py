@@ -36,11 +36,11 @@ class HuggingFace:
         trust_remote_code: bool,
         languages: tuple[str | None, str | None],
     ) -> None:
-        loaded = load(str(folder.resolve()), trust_remote_code=trust_remote_code)
-        self.model: Any = loaded.model
+        loaded: Any = load(str(folder.resolve()), trust_remote_code=trust_remote_code)
+        self.model = loaded.model
         self.tokenizer = loaded.tokenizer
         self._expect_translator(folder)
-        self._settings: Any = self.model.generation_config
+        self._settings = self.model.generation_config
         self._settings.max_length = None  # each call says it
         self._prefix, self._forced = self._spoken(*languages)
         self._ends = _listed(self._settings.eos_token_id)
@@ -49,7 +49,7 @@ class HuggingFace:
         room: int | None = getattr(self.model.config, "max_position_embeddings", None)
         self._room = room or 2**31
         self.longest = min(longest, self._room, self.tokenizer.model_max_length)
-        self._generate: Any = self.model.generate
+        self._generate = self.model.generate
         if engine:
             import reluctant  # noqa: PLC0415  engine=False works without Numba
 

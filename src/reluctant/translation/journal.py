@@ -33,7 +33,7 @@ def begin(file: Path, settings: Mapping[str, Any], facts: Mapping[str, Any]) -> 
     from reluctant.machine import cpu_model, versions  # noqa: PLC0415  which loads torch
 
     header = {
-        "command": " ".join(Path(part).name if i == 0 else part for i, part in enumerate(sys.argv)),
+        "command": " ".join([_program(), *sys.argv[1:]]),
         "machine": cpu_model(),
         "versions": versions("reluctant", "torch", "numba", "tokenizers"),
         **facts,
@@ -63,6 +63,11 @@ def read(file: Path) -> Journal:
     steps = [line for line in lines if "loss" in line]
     validations = [line for line in lines if "validation" in line]
     return Journal(lines[0], steps, validations)
+
+
+def _program() -> str:
+    name = Path(sys.argv[0]).name
+    return "reluctant" if name == "__main__.py" else name
 
 
 def _lines(file: Path) -> list[Line]:

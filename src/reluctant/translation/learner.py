@@ -115,7 +115,7 @@ class Learner:
     def step(self, number: int, batches: Sequence[Batch]) -> Step:
         """Learn from batches, the first step having number 1; every rank is given the same ones.
 
-        Raises ReluctantError if the loss is not finite; the model is then as before.
+        Raises ReluctantError if loss or gradient is not finite; the model is then as before.
         """
         if self._plain is not None:
             self._plain.count = number % COUNTED_EVERY == 1
@@ -135,12 +135,13 @@ class Learner:
                     total = total + term * self.ranks.penalty_weight
                 total.backward()  # type: ignore[no-untyped-call]
         loss = self.ranks.total(loss)
-        if not math.isfinite(loss + penalty):
+        norm = self.ranks.clip(self.model, self.settings.clip or math.inf)
+        if not math.isfinite(loss + penalty + norm):
             raise ReluctantError(
-                f"the loss of step {number} is {loss}: expected a finite number; a lower lr, a "
-                "longer warm_up or a smaller clip often helps. The last checkpoint is as it was"
+                f"the loss of step {number} is {loss}, its gradient's norm {norm}: expected finite "
+                "numbers; a lower lr, a longer warm_up or a smaller clip often helps. The last "
+                "checkpoint is as it was"
             )
-        norm = self.ranks.clip(self.model, self.settings.clip)
         self.optimizer.step()
         return Step(loss, penalty, norm, tokens, self._density())
 

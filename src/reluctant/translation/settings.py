@@ -60,7 +60,7 @@ class Settings:
     warm_up: int = _setting(1000, "Steps until it is reached.")
     schedule: str = _setting("cosine", "After that: inverse-sqrt, cosine (to 0) or constant.")
     label_smoothing: float = _setting(0.1, "Szegedy et al. 2016, section 7.", 0, 1)
-    clip: float = _setting(1.0, "The largest norm of a step's gradient.")
+    clip: float = _setting(1.0, "The largest norm of a step's gradient; 0: any.")
     weight_decay: float = _setting(0.01, "Of matrices, as AdamW applies it.")
     autocast: bool = _setting(False, "Products in bfloat16.")
     penalty: float = _setting(0.0, "Weight of the mean activation in the loss: more zeros.")

@@ -51,6 +51,7 @@ class Run:
         self, folder: Path, data: Data, settings: Settings, ranks: Ranks | None = None
     ) -> None:
         self.folder, self.settings, self.ranks = folder, settings, ranks or Ranks()
+        self.data = data
         try:
             folder.mkdir(parents=True, exist_ok=True)
         except OSError as error:
