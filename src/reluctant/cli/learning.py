@@ -80,7 +80,7 @@ def _watched(run: Run) -> bool:
             shown.update(task, completed=line["step"], description=_said(line))
 
         def on_validation(line: journal.Line) -> None:
-            if first:
+            if first and "validation" in line:
                 shown.console.print(_judged(line), markup=False, highlight=False)
                 _drawn(run)
 

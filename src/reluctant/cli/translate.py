@@ -4,6 +4,7 @@ import json as json_format
 import os
 import sys
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import nullcontext
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -97,9 +98,9 @@ def translate(
         if lines is None:
             _write((shown.lines(some) for some in _from_stdin(batch_size)), output)
         else:
-            seen_together = output is None and sys.stdout.isatty()
-            bar = input is not None and not seen_together
-            _write(_of_file(shown, lines, bar=bar), output)
+            # on a terminal that shows the translations, too, a bar would be between them
+            bar = sys.stderr.isatty() and not (output is None and sys.stdout.isatty())
+            _write(_of_lines(shown, lines, bar=bar), output)
 
 
 def _translator(folder: Path, threads: int | None, **options: Any) -> "Translator":
@@ -145,16 +146,17 @@ def _one_line(text: str) -> str:
     return text.replace("\r", " ").replace("\n", " ")
 
 
-def _of_file(shown: _Shown, lines: Sequence[str], *, bar: bool) -> Iterator[list[str]]:
-    """Some lines after the other, with a progress bar if there may be many."""
-    if not bar:
-        yield shown.lines(lines)
-        return
-    with progress() as shown_progress:
-        task = shown_progress.add_task("translating", total=len(lines))
+def _of_lines(shown: _Shown, lines: Sequence[str], *, bar: bool) -> Iterator[list[str]]:
+    """So many after the other, with a progress bar or without."""
+    with progress() if bar else nullcontext() as seen:
+        task = None if seen is None else seen.add_task("translating", total=len(lines))
+
+        def on_done(count: int) -> None:
+            if seen is not None and task is not None:
+                seen.advance(task, count)
+
         for start in range(0, len(lines), _AT_ONCE):
-            some = lines[start : start + _AT_ONCE]
-            yield shown.lines(some, lambda count: shown_progress.advance(task, count))
+            yield shown.lines(lines[start : start + _AT_ONCE], on_done)
 
 
 def _from_stdin(most: int) -> Iterator[list[str]]:

@@ -36,7 +36,6 @@ class Progress:
     best: float = float("inf")
     best_step: int = 0
     waited: int = 0
-    penalised: int = 0
 
 
 def there(folder: Path, learner: Learner) -> bool:
@@ -80,7 +79,6 @@ def load(folder: Path, learner: Learner) -> Progress:
     progress = Progress(**facts["progress"])
     for parameter in learner.parameters.values():
         learner.optimizer.state[parameter]["step"].fill_(progress.step)
-    learner.penalised = progress.penalised
     if learner.ranks.size > 1:
         learner.ranks.seed(learner.settings.seed + progress.step)
     else:

@@ -95,8 +95,15 @@ class HuggingFace:
         ).tolist()
         targets = [self._ended(row) for row in rows]
         if how.beam == 1:  # each goes as far as it would alone; beams may go as far as the longest
-            return [[target[:limit]] for target, limit in zip(targets, limits, strict=True)]
+            return [[self._cut(*each)] for each in zip(targets, limits, strict=True)]
         return [targets[i : i + how.best] for i in range(0, len(rows), how.best)]
+
+    def _cut(self, target: list[int], limit: int) -> list[int]:
+        """At its limit, and there with the end that the model may want."""
+        if len(target) <= limit:
+            return target
+        forced = _listed(self._settings.forced_eos_token_id)[:1]
+        return [*target[: limit - len(forced)], *forced]
 
     def _ended(self, row: list[int]) -> list[int]:
         """Without the token that the decoder starts with, and what stands after the end."""
@@ -200,5 +207,5 @@ class HuggingFace:
 
 
 def _listed(ids: int | list[int] | None) -> list[int]:
-    """The ids that end a target, of which a config may have none, one or several."""
+    """Ids of which a config may have none, one or several."""
     return ids if isinstance(ids, list) else [] if ids is None else [ids]

@@ -100,18 +100,6 @@ class Learner:
         """The parameters that this rank sees."""
         return sum(parameter.numel() for parameter in self.parameters.values())
 
-    @property
-    def penalised(self) -> int:
-        """Steps that the penalty has seen."""
-        counter = self._penalty if self.settings.engine else self._plain
-        return 0 if counter is None else counter.steps
-
-    @penalised.setter
-    def penalised(self, steps: int) -> None:
-        counter = self._penalty if self.settings.engine else self._plain
-        if counter is not None:
-            counter.steps = steps
-
     def step(self, number: int, batches: Sequence[Batch]) -> Step:
         """Learn from batches, the first step having number 1; every rank is given the same ones.
 
@@ -126,7 +114,7 @@ class Learner:
         loss, penalty = 0.0, 0.0
         for i, batch in enumerate(batches):
             with self.ranks.synchronised(self.objective, last=i == len(batches) - 1):
-                total, term = self._forward(self.ranks.share(batch), tokens)
+                total, term = self._forward(number, self.ranks.share(batch), tokens)
                 loss += total.item()
                 total = total * self.ranks.weight
                 if term is not None:
@@ -145,15 +133,16 @@ class Learner:
         self.optimizer.step()
         return Step(loss, penalty, norm, tokens, self._density())
 
-    def _forward(self, batch: Batch, tokens: int) -> tuple[Tensor, Tensor | None]:
+    def _forward(self, number: int, batch: Batch, tokens: int) -> tuple[Tensor, Tensor | None]:
         with self._cast():
             total: Tensor = self.objective(self.there(batch))
         total = total / tokens
-        if self._penalty is not None:
-            return total, self._penalty()
-        if self._plain is not None and self.settings.penalty:
-            return total, self._plain.penalty()
-        return total, None
+        if not self.settings.penalty:
+            return total, None
+        counter = self._plain if self._penalty is None else self._penalty
+        assert counter is not None
+        counter.steps = number - 1  # of all batches of a step
+        return total, counter()
 
     def _cast(self) -> AbstractContextManager[object]:
         kind = torch.device(self.settings.device).type

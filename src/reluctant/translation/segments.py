@@ -29,9 +29,7 @@ def segments(text: str, fits: Callable[[str], bool]) -> list[str]:
         if cuts:
             middle = min(cuts, key=lambda cut: abs(2 * cut - len(text)))
             return segments(text[:middle], fits) + segments(text[middle:], fits)
-    raise ReluctantError(
-        f"expected a model that takes at least one character, {text!r} is too long"
-    )
+    raise ReluctantError(f"expected room for at least one character, {text!r} has too many tokens")
 
 
 def _cuts(text: str) -> Iterator[Sequence[int]]:

@@ -13,8 +13,8 @@ from reluctant.feedforward import FeedForward
 class PlainActivity:
     """Sees what each feed-forward layer hands to its second map.
 
-    `penalty()` is what `reluctant.ActivityPenalty` gives. count: whether the next forward pass
-    counts active neurons for `density()`.
+    Called, it gives what `reluctant.ActivityPenalty` gives. steps: those done; full, ramp: as there.
+    count: whether the next forward pass counts active neurons for `density()`.
     """
 
     def __init__(self, model: nn.Module, weight: float, ramp: int) -> None:
@@ -34,7 +34,7 @@ class PlainActivity:
             counts[0] += int(torch.count_nonzero(h))
             counts[1] += h.numel()
 
-    def penalty(self) -> Tensor:
+    def __call__(self) -> Tensor:
         """The term of this step."""
         sizes, self._sizes = self._sizes, {}
         share = self.steps / self.ramp if self.steps < self.ramp else 1.0

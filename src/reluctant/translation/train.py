@@ -141,7 +141,6 @@ class Run:
         batches = [self._next() for _ in range(self.settings.accumulate)]
         found = self.learner.step(progress.step + 1, batches)
         progress.step += 1
-        progress.penalised = self.learner.penalised
         now = monotonic()
         progress.seconds = now - self._began
         line: Line = {"step": progress.step, "loss": found.loss}
