@@ -8,7 +8,9 @@ import torch
 
 from reluctant.transformer import Translator, greedy, load
 from reluctant.translation.pairs import read
+from reluctant.translation.split import part_of
 from reluctant.translation.vocabulary import EOS, Vocabulary
+from tools.corpus.parts import SHARES
 from tools.kept.margins import margins
 from tools.kept.measure import SURE, SURE_SENTENCES, load_double
 
@@ -37,19 +39,26 @@ def test_it_is_sure_of_these(exact: dict[str, str]) -> None:
 
 
 def test_batches_say_what_one_by_one_says() -> None:
+    """Of sentences that rounding cannot decide."""
+    model, vocabulary = load(KEPT).float(), Vocabulary.load(KEPT)
     sentences = [pair.source for pair in read([KEPT / "test-general.tsv"])[0][:40]]
-    translator = Translator(KEPT, engine=False)
-    together = translator.translate(sentences)
-    assert together == [translator.translate([each])[0] for each in sentences]
-    assert Translator(KEPT).translate(sentences) == together
+    sources = [torch.tensor([[*ids, EOS]]) for ids in vocabulary.encode(sentences)]
+    targets = [greedy(model, source)[0] for source in sources]
+    sure = margins(load_double(model), sources, targets)
+    chosen = [s for s, margin in zip(sentences, sure, strict=True) if margin > 0.01]
+    assert len(chosen) > 20
+    alone = [Translator(KEPT, engine=False).translate([each])[0] for each in chosen[:5]]
+    for engine in (False, True):
+        translator = Translator(KEPT, engine=engine)
+        together = translator.translate(chosen)
+        assert together[:5] == alone
+        assert together == [translator.translate([each])[0] for each in chosen]
 
 
-def test_held_out_sentences_were_not_learned() -> None:
-    """By the rule that the corpus is divided by."""
-    names = ("test-general.tsv", "test-help.tsv")
-    sets = [read([KEPT / name])[0] for name in names]
+def test_held_out_sentences_are_of_the_part_that_is_not_learned() -> None:
+    sets = [read([KEPT / name])[0] for name in ("test-general.tsv", "test-help.tsv")]
     assert [len(pairs) for pairs in sets] == [1000, 1000]
-    assert not {p.source for p in sets[0]} & {p.source for p in sets[1]}
+    assert {part_of(pair.source, SHARES) for pairs in sets for pair in pairs} == {"test"}
 
 
 def test_what_the_folder_holds() -> None:

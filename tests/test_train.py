@@ -2,7 +2,9 @@
 
 import errno
 import json
+import os
 from dataclasses import replace
+from functools import partial
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -70,18 +72,22 @@ def test_the_engine_changes_no_loss_beyond_rounding(
     assert found[0].steps[0]["loss"] > found[0].steps[-1]["loss"]
 
 
+def reached(run: Run, step: int) -> bool:
+    return run.progress.step == step
+
+
 @pytest.mark.parametrize("engine", [False, True])
-def test_after_a_break_the_bits_are_those_without(data: Data, tmp_path: Path, engine: bool) -> None:
+def test_after_a_break_the_bits_are_those_without(
+    data: Data, tmp_path: Path, engine: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(ways, "training_limits", lambda dtype, weights, tokens: (2.0, 0.0))
     settings = replace(TINY, engine=engine, penalty=0.5, ramp=3, average=3)
     whole, broken = tmp_path / "whole", tmp_path / "broken"
     assert Run(whole, data, settings).train()
     for stop in (2, 5, 6):
-        steps: list[int] = []
-        watch = Watch(
-            lambda line, s=steps: s.append(line["step"]), stop=lambda s=steps, n=stop: s[-1] == n
-        )  # type: ignore[misc]
         torch.manual_seed(stop)  # what is drawn elsewhere is nothing to a run
-        assert not Run(broken, data, settings).train(watch)
+        run = Run(broken, data, settings)
+        assert not run.train(Watch(stop=partial(reached, run, stop)))
     last = Run(broken, data, settings)
     assert last.progress.step == 6
     assert last.train()
@@ -156,7 +162,7 @@ def test_another_run_in_the_folder_is_refused(data: Data, tmp_path: Path) -> Non
     Run(tmp_path, data, replace(TINY, steps=2)).train()
     with pytest.raises(reluctant.ReluctantError, match="another d_ff"):
         Run(tmp_path, data, replace(TINY, steps=2, d_ff=128))
-    other = Data(data.train[1:], data.valid, data.counts)
+    other = Data(data.train[:-1], [data.train[-1], *data.valid], data.counts)
     with pytest.raises(reluctant.ReluctantError, match="other text"):
         Run(tmp_path, other, replace(TINY, steps=2))
     assert Run(tmp_path, data, replace(TINY, steps=2, minutes=5.0, patience=3)).done
@@ -182,17 +188,17 @@ def test_a_full_disk_leaves_the_checkpoint_before(
     data: Data, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     run = Run(tmp_path, data, TINY)
-    real = checkpoint.write_atomic
+    real = os.fsync
 
-    def full(path: Path, content: bytes) -> None:
+    def full(descriptor: int) -> None:
         if run.progress.step > 3:
             raise OSError(errno.ENOSPC, "No space left on device")
-        real(path, content)
+        real(descriptor)
 
-    monkeypatch.setattr(checkpoint, "write_atomic", full)
+    monkeypatch.setattr(os, "fsync", full)
     with pytest.raises(reluctant.ReluctantError, match=r"expected room for .* No space left"):
         run.train()
-    monkeypatch.setattr(checkpoint, "write_atomic", real)
+    monkeypatch.setattr(os, "fsync", real)
     again = Run(tmp_path, data, TINY)
     assert again.progress.step == 3
     assert again.train()
@@ -205,10 +211,61 @@ def test_it_ends_when_nothing_gets_better(data: Data, tmp_path: Path) -> None:
     assert (run.progress.step, run.progress.best_step) == (3, 1)
 
 
-def test_a_run_of_no_time_does_no_step(data: Data, tmp_path: Path) -> None:
-    run = Run(tmp_path, data, replace(TINY, minutes=0.0))
-    assert run.done
+def test_time_ends_it_with_a_model(data: Data, tmp_path: Path) -> None:
+    run = Run(tmp_path, data, replace(TINY, steps=10**6, every=10**5, minutes=0.01))
     assert run.train()
+    assert 0 < run.progress.step == run.progress.best_step
+    assert load(tmp_path).config.d_ff == TINY.d_ff
+    assert Run(tmp_path, data, replace(TINY, steps=10**6, every=10**5, minutes=0.01)).done
+
+
+def test_stopped_in_its_last_step_it_still_gets_its_model(data: Data, tmp_path: Path) -> None:
+    settings = replace(TINY, steps=4, every=10)
+    first = Run(tmp_path, data, settings)
+    assert not first.train(Watch(stop=lambda: first.progress.step == 4))
+    again = Run(tmp_path, data, settings)
+    assert not again.done
+    assert again.train()
+    assert again.progress.best_step == 4
+    load(tmp_path)
+
+
+@pytest.mark.parametrize(
+    "name", ["checkpoint.safetensors", "weights-0000003.safetensors", "model.safetensors"]
+)
+def test_what_is_not_of_a_run_is_not_written_over(data: Data, tmp_path: Path, name: str) -> None:
+    Run(tmp_path, data, TINY).train()
+    kept = (tmp_path / "checkpoint.safetensors").read_bytes()
+    (tmp_path / journal.NAME).unlink()
+    for file in tmp_path.iterdir():
+        if file.name != name:
+            file.unlink()
+    (tmp_path / name).write_bytes(kept)
+    with pytest.raises(reluctant.ReluctantError, match="name another --out"):
+        Run(tmp_path, data, TINY)
+    assert (tmp_path / name).read_bytes() == kept
+
+
+def test_a_run_that_learned_nothing_yet_begins_anew(data: Data, tmp_path: Path) -> None:
+    with pytest.raises(reluctant.ReluctantError, match="a divisor of d_model"):
+        Run(tmp_path, data, replace(TINY, heads=5))
+    Run(tmp_path, data, replace(TINY, vocab_size=310))
+    (tmp_path / ".model.safetensors.half").write_text("half")
+    run = Run(tmp_path, data, replace(TINY, vocab_size=400))
+    assert len(run.vocabulary) > 310
+    assert not (tmp_path / ".model.safetensors.half").exists()
+
+
+def test_sentences_of_too_many_tokens(data: Data, tmp_path: Path) -> None:
+    with pytest.raises(reluctant.ReluctantError, match="batch_tokens=4"):
+        Run(tmp_path, data, replace(TINY, batch_tokens=4))
+
+
+def test_no_gradients_are_computed_to_validate(monkeypatch: pytest.MonkeyPatch) -> None:
+    x, weight = torch.randn(4, 3), torch.randn(5, 3, requires_grad=True)
+    monkeypatch.setattr(torch, "zeros_like", lambda *a, **k: pytest.fail("room for gradients"))
+    with torch.no_grad():
+        projected_loss(x, weight, torch.tensor([0, 1, 2, 3]))
 
 
 @settings(deadline=None, max_examples=30)
@@ -250,15 +307,16 @@ def test_the_learning_rate_rises_then_never_again(schedule: str, warm_up: int, s
 
 def test_settings_from_a_file_and_over_it(tmp_path: Path) -> None:
     file = tmp_path / "run.toml"
-    file.write_text('d-ff = 96\nschedule = "constant"\nengine = false\n')
-    found = read_settings(file, {"d_ff": 64})
-    assert (found.d_ff, found.schedule, found.engine) == (64, "constant", False)
+    file.write_text('d-ff = 96\nschedule = "constant"\ndevice = "meta"\nlr = -1\n')
+    found = read_settings(file, {"d_ff": 64, "engine": False, "lr": 0.1})
+    assert (found.d_ff, found.schedule, found.device, found.lr) == (64, "constant", "meta", 0.1)
 
 
 @pytest.mark.parametrize(
     ("text", "said"),
     [
         ("d_fff = 3", "unknown setting 'd_fff'"),
+        ("d_ff = 5\nd-ff = 6", "d-ff stands there twice"),
         ("d_ff = 0", "d_ff: expected a whole number from 1 up, got 0"),
         ("d_ff = 2.5", "d_ff: expected a whole number"),
         ("d_ff = true", "d_ff: expected a whole number"),

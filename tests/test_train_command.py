@@ -91,7 +91,8 @@ def test_killed_between_any_two_writes_it_goes_on_with_the_same_bits(
             opened.write('{"step": 99, "lo')
 
     atomic = counted(files.write_atomic)
-    monkeypatch.setattr(checkpoint, "write_atomic", atomic)
+    for module in ("checkpoint", "journal", "vocabulary"):
+        monkeypatch.setattr(f"reluctant.translation.{module}.write_atomic", atomic)
     monkeypatch.setattr("reluctant.transformer.io.write_atomic", atomic)
     monkeypatch.setattr(checkpoint, "forget", counted(checkpoint.forget))
     monkeypatch.setattr(training.journal, "append", counted(journal.append, half_a_line))
@@ -112,31 +113,46 @@ def test_killed_between_any_two_writes_it_goes_on_with_the_same_bits(
         assert differ == [], moment
 
 
-def test_sigkill(tmp_path: Path) -> None:
-    text, out = write_tsv(tmp_path / "text.tsv"), tmp_path / "out"
+def test_sigkill_and_ctrl_c(tmp_path: Path) -> None:
+    """And in the end the bits of a run that had neither."""
+    text = write_tsv(tmp_path / "text.tsv")
     learn = [sys.executable, "-m", "reluctant", "train", str(text), "--no-engine", *SMALL]
-    learn += ["--steps", "400", "--every", "20", "--score-sentences", "0"]
-    process = subprocess.Popen([*learn, "--out", str(out)], stderr=subprocess.DEVNULL)
+    learn += ["--steps", "200", "--every", "20", "--score-sentences", "0", "--threads", "1"]
+    whole, out = tmp_path / "whole", tmp_path / "out"
+    subprocess.run([*learn, "--out", str(whole)], check=True, capture_output=True)
     metrics = out / journal.NAME
-    while process.poll() is None:
-        if metrics.exists() and '"step": 47,' in metrics.read_text():
-            process.kill()
-            break
-        time.sleep(0.01)
-    assert process.wait() == -signal.SIGKILL
-    lost = len(journal.read(metrics).steps)
-    learn[learn.index("400")] = "400"
-    process = subprocess.Popen([*learn, "--out", str(out)], stderr=subprocess.PIPE)
-    while process.poll() is None:  # Ctrl-C, this time
-        if len(journal.read(metrics).steps) > lost + 20:
-            process.send_signal(signal.SIGINT)
-            break
-        time.sleep(0.01)
-    _, said = process.communicate()
-    assert process.returncode == 130, said
+
+    def until(steps: int, number: signal.Signals) -> tuple[int, bytes]:
+        process = subprocess.Popen([*learn, "--out", str(out)], stderr=subprocess.PIPE)
+        while process.poll() is None:
+            if metrics.exists() and len(journal.read(metrics).steps) > steps:
+                process.send_signal(number)
+                break
+            time.sleep(0.01)
+        _, said = process.communicate()
+        return process.returncode, said
+
+    assert until(47, signal.SIGKILL)[0] == -signal.SIGKILL
+    code, said = until(70, signal.SIGINT)
+    assert code == 130, said
     assert b"interrupted; the same command goes on" in said
-    steps = [line["step"] for line in journal.read(metrics).steps]
-    assert steps == list(range(1, len(steps) + 1))
+    subprocess.run([*learn, "--out", str(out)], check=True, capture_output=True)
+    found, wanted = state(out), state(whole)
+    assert [key for key in wanted if found[key] != wanted[key]] == []
+
+
+def test_two_processes_do_not_learn_in_one_folder(tmp_path: Path) -> None:
+    text, out = write_tsv(tmp_path / "text.tsv"), tmp_path / "out"
+    code = "import sys, pathlib; from reluctant.translation import place; "
+    code += "place.own(pathlib.Path(sys.argv[1])); print('owned', flush=True); sys.stdin.read()"
+    with subprocess.Popen(
+        [sys.executable, "-c", code, str(out)], stdin=subprocess.PIPE, stdout=subprocess.PIPE
+    ) as other:
+        assert other.stdout is not None
+        assert other.stdout.readline() == b"owned\n"
+        found = CliRunner().invoke(app, ["train", str(text), "--out", str(out), *SMALL])
+        assert found.exit_code == 2
+        assert "another process learns there" in found.stderr
 
 
 @pytest.mark.parametrize(

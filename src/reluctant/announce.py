@@ -2,29 +2,20 @@
 
 import sys
 from collections.abc import Callable
-from functools import cache, wraps
+from functools import wraps
 from time import perf_counter
-from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
+from typing import Any, ParamSpec, TypeVar
 
 from numba.core import event
 from numba.core.dispatcher import Dispatcher
 
-if TYPE_CHECKING:
-    from rich.console import Console
+from reluctant.console import console
 
 P = ParamSpec("P")
 R = TypeVar("R")
 
 AFTER = 2.0  # seconds of compiling that pass in silence
 WHAT = "compiling kernels for this processor"
-
-
-@cache
-def console() -> "Console":
-    """Where progress is shown: one for all, since two would write over each other's lines."""
-    from rich.console import Console  # noqa: PLC0415
-
-    return Console(stderr=True)
 
 
 def announced(function: Callable[P, R]) -> Callable[P, R]:

@@ -43,7 +43,7 @@ def write_atomic(path: Path, content: str | bytes) -> None:
     renaming within a file system is atomic (POSIX rename).
 
     Raises:
-        ReluctantError: as `check_writable`.
+        ReluctantError: as `check_writable`, or the disk is full.
 
     >>> folder = tempfile.TemporaryDirectory()
     >>> file = Path(folder.name) / "figures.txt"
@@ -63,6 +63,12 @@ def write_atomic(path: Path, content: str | bytes) -> None:
             os.fsync(file.fileno())
         temporary.chmod(_mode(path))
         temporary.replace(path)
+    except OSError as error:
+        temporary.unlink(missing_ok=True)
+        raise ReluctantError(
+            f"expected room for {len(content) / 1e6:.3g} MB at {path}: {error}. What was there is "
+            "as it was"
+        ) from error
     except BaseException:
         temporary.unlink(missing_ok=True)
         raise

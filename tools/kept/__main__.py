@@ -1,6 +1,7 @@
 """`python -m tools.kept RUN CORPUS FOLDER`."""
 
 import shutil
+import tempfile
 from pathlib import Path
 from typing import Annotated
 
@@ -21,17 +22,20 @@ def main(
     folder: Annotated[Path, typer.Argument(help="Where the model is to be kept.")],
 ) -> None:
     """Store a model in 16 bits with its text for tests, its sources and a card."""
-    folder.mkdir(parents=True, exist_ok=True)
-    save(load(run).half(), folder)
-    for name in ("tokenizer.json", "learning.svg"):
-        shutil.copyfile(run / name, folder / name)
-    for name in (*SETS, "SOURCES.md"):
-        shutil.copyfile(corpus / name, folder / name)
-    shutil.copytree(corpus / "notices", folder / "notices", dirs_exist_ok=True)
-    shutil.copyfile(LICENSE, folder / "LICENSE")
-    found = measure(folder, {name.split("-")[1].split(".")[0]: folder / name for name in SETS})
-    write_atomic(folder / "exact.tsv", "".join(f"{s}\t{t}\n" for s, t, _ in found.sure))
-    write_atomic(folder / "README.md", card(folder, run, found))
+    with tempfile.TemporaryDirectory(dir=folder.parent) as made:
+        new = Path(made) / folder.name  # whole, or not there
+        save(load(run).half(), new)
+        for name in ("tokenizer.json", "learning.svg"):
+            shutil.copyfile(run / name, new / name)
+        for name in (*SETS, "SOURCES.md"):
+            shutil.copyfile(corpus / name, new / name)
+        shutil.copytree(corpus / "notices", new / "notices")
+        shutil.copyfile(LICENSE, new / "LICENSE")
+        found = measure(new, {name[5:-4]: new / name for name in SETS})
+        write_atomic(new / "exact.tsv", "".join(f"{s}\t{t}\n" for s, t, _ in found.sure))
+        write_atomic(new / "README.md", card(new, run, found))
+        shutil.rmtree(folder, ignore_errors=True)
+        new.rename(folder)
 
 
 if __name__ == "__main__":

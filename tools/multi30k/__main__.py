@@ -4,11 +4,13 @@ import json
 import subprocess
 import sys
 from dataclasses import asdict
+from hashlib import sha256
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
+from reluctant.cli.common import clean_exit
 from reluctant.errors import ReluctantError
 from reluctant.files import write_json
 from reluctant.machine import cpu_model
@@ -30,13 +32,15 @@ def main(
     config: Annotated[Path, typer.Option(help="The run's settings.")] = CONFIG,
 ) -> None:
     """Learn from train, choose on val, score test_2016_flickr once."""
-    done = subprocess.run([*command(folder, out, config)], check=False)
-    if done.returncode:
-        raise typer.Exit(done.returncode)
-    result = out / RESULT
-    if not result.exists():
-        write_json(result, tested(folder, out))
-    typer.echo(result.read_text(encoding="utf-8"))
+    with clean_exit(None):
+        done = subprocess.run(command(folder, out, config), check=False)
+        if done.returncode:
+            raise typer.Exit(done.returncode)
+        result, model = out / RESULT, sha256((out / "model.safetensors").read_bytes()).hexdigest()
+        before = json.loads(result.read_text(encoding="utf-8")) if result.exists() else {}
+        if before.get("model") != model:
+            write_json(result, {"model": model, **tested(folder, out)})
+        typer.echo(result.read_text(encoding="utf-8"))
 
 
 def command(folder: Path, out: Path, config: Path) -> list[str]:

@@ -63,7 +63,7 @@ def _judged(run: Run, translator: Translator) -> dict[str, Any]:
     shares = [share for share in counted[-1]["density"].values() if share is not None]
     return {
         "parameters": record.header["parameters"],
-        "nats": round(run.progress.best, 3),
+        "nats": round(run.progress.best or 0.0, 3),
         "BLEU": round(scores.bleu, 2),
         "chrF": round(scores.chrf, 1),
         "active": f"{min(shares):.1%} to {max(shares):.1%}",
@@ -76,14 +76,17 @@ def _decoded(translators: dict[int, Translator], data: Data) -> dict[int, float]
     """Milliseconds a token, sentence by sentence, the models in turns; medians of rounds."""
     sentences = [pair.source for pair in data.valid[:TIMED]]
     taken: dict[int, list[float]] = {ratio: [] for ratio in translators}
+    tokens: dict[int, int] = {}
     for turn in range(ROUNDS + 1):
         for ratio, translator in translators.items():
-            tokens, began = 0, perf_counter()
+            if not turn:  # compiles, and counts
+                found = translator.translations(sentences)
+                tokens[ratio] = sum(len(best.tokens) + 1 for (best,) in found)
+            began = perf_counter()
             for sentence in sentences:
-                (best,) = translator.translations([sentence])[0]
-                tokens += len(best.tokens) + 1
-            if turn:  # the first one compiles
-                taken[ratio].append(1e3 * (perf_counter() - began) / tokens)
+                translator.translate([sentence])
+            if turn:
+                taken[ratio].append(1e3 * (perf_counter() - began) / tokens[ratio])
     return {ratio: round(median(each), 3) for ratio, each in taken.items()}
 
 

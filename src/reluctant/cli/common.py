@@ -52,7 +52,7 @@ def progress() -> "Progress":
         TimeRemainingColumn,
     )
 
-    from reluctant.announce import console  # noqa: PLC0415
+    from reluctant.console import console  # noqa: PLC0415
 
     return Progress(
         TextColumn("{task.description}"),

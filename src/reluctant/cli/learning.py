@@ -10,7 +10,7 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.table import Table
 
-from reluctant.announce import console
+from reluctant.console import console
 from reluctant.interrupt import interruptible
 from reluctant.translation import journal
 from reluctant.translation.data import Data, gather
@@ -37,14 +37,15 @@ def learn(
     if settings.threads:
         torch.set_num_threads(settings.threads)
     with ranks_of(settings) as ranks:
-        if ranks.first and settings.score_sentences:
-            _expect_extras()
+        if ranks.first:
+            _expect_extras(settings)
         with console().status("reading text"):
             data = gather(*texts, settings)
         if ranks.first:
             console().print(_counts(data))
         if dry_run:
-            Console().print(_planned(plan(data, settings)))
+            if ranks.first:
+                Console().print(_planned(plan(data, settings)))
             return True
         with console().status("subwords, model"):
             run = Run(out, data, settings, ranks)
@@ -54,11 +55,14 @@ def learn(
         return _watched(run)
 
 
-def _expect_extras() -> None:
+def _expect_extras(settings: Settings) -> None:
     """Before hours of work, not after them."""
+    from reluctant.transformer.io import expect_safetensors  # noqa: PLC0415
     from reluctant.translation.score import score  # noqa: PLC0415
 
-    score(["A cat."], ["A cat."])
+    expect_safetensors()
+    if settings.score_sentences:
+        score(["A cat."], ["A cat."])
 
 
 def _watched(run: Run) -> bool:

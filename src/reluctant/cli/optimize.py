@@ -42,7 +42,7 @@ def optimize(
         import torch  # noqa: PLC0415
         from rich.console import Console  # noqa: PLC0415
 
-        from reluctant.announce import console  # noqa: PLC0415
+        from reluctant.console import console  # noqa: PLC0415
         from reluctant.whole import run_whole  # noqa: PLC0415
         from reluctant.whole.load import load  # noqa: PLC0415
         from reluctant.whole.table import show  # noqa: PLC0415

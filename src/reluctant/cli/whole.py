@@ -27,7 +27,7 @@ def compare(
     import torch  # noqa: PLC0415
     from rich.console import Console  # noqa: PLC0415
 
-    from reluctant.announce import console  # noqa: PLC0415
+    from reluctant.console import console  # noqa: PLC0415
     from reluctant.whole import compare as work  # noqa: PLC0415
     from reluctant.whole import compare_table  # noqa: PLC0415
     from reluctant.whole.load import load  # noqa: PLC0415

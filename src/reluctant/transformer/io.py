@@ -97,6 +97,11 @@ def _mismatch(folder: Path, how: str) -> ReluctantError:
     )
 
 
+def expect_safetensors() -> None:
+    """Raises ReluctantError if safetensors is not installed."""
+    _safetensors()
+
+
 def _safetensors() -> Any:
     try:
         import safetensors.torch  # noqa: PLC0415  an extra

@@ -75,6 +75,11 @@ class Batches:
         """How many pairs there are."""
         return len(self._sources)
 
+    @property
+    def target_tokens(self) -> int:
+        """Of all targets, their ends among them."""
+        return int(self._lengths[:, 1].sum())
+
     def epoch(self, number: int) -> list[list[int]]:
         """The pairs' indices, batch by batch: every pair once, another order for each number.
 

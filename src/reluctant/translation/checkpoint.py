@@ -26,23 +26,17 @@ class Progress:
 
     step: the last one done. epoch, position: the next batch. seconds: of all its processes so
     far. best, best_step: the lowest validation loss, and of which checkpoint. waited: validations
-    since then.
+    since then. validated: the step of the last one.
     """
 
     step: int = 0
     epoch: int = 0
     position: int = 0
     seconds: float = 0.0
-    best: float = float("inf")
+    best: float | None = None
     best_step: int = 0
     waited: int = 0
-
-
-def there(folder: Path, learner: Learner) -> bool:
-    """Whether the folder has a run's state."""
-    if learner.ranks.sharded:
-        return bool(sharded.folders(folder))
-    return (folder / NAME).exists()
+    validated: int = 0
 
 
 def save(folder: Path, learner: Learner, progress: Progress) -> None:
@@ -55,8 +49,8 @@ def save(folder: Path, learner: Learner, progress: Progress) -> None:
         sharded.write(folder, learner.ranks, tensors, facts, progress.step)
     elif learner.ranks.first:
         tensors["random"] = torch.get_rng_state()
-        if torch.cuda.is_initialized():  # type: ignore[no-untyped-call]
-            tensors["random.cuda"] = torch.cuda.get_rng_state()
+        if (device := _device(learner)) is not None:
+            tensors["random.device"] = device.get_rng_state(learner.settings.device)
         write(folder / NAME, tensors, facts)
     learner.ranks.barrier()
 
@@ -73,19 +67,31 @@ def load(folder: Path, learner: Learner) -> Progress:
         tensors, facts = read(folder / NAME)
         if missing := sorted(own.keys() - tensors.keys()):
             raise ReluctantError(f"expected {missing[0]} in {folder / NAME}: it is of another run")
-        with torch.no_grad():
-            for name, tensor in own.items():
-                tensor.copy_(tensors[name])
-    progress = Progress(**facts["progress"])
+        try:
+            with torch.no_grad():
+                for name, tensor in own.items():
+                    tensor.copy_(tensors[name])
+        except RuntimeError as error:
+            raise ReluctantError(f"{folder / NAME} is of another model: {error}") from error
+    try:
+        progress = Progress(**facts["progress"])
+    except (KeyError, TypeError) as error:
+        raise ReluctantError(f"{folder} is of another version of reluctant: {error}") from error
     for parameter in learner.parameters.values():
         learner.optimizer.state[parameter]["step"].fill_(progress.step)
     if learner.ranks.size > 1:
         learner.ranks.seed(learner.settings.seed + progress.step)
     else:
         torch.set_rng_state(tensors["random"])
-        if "random.cuda" in tensors:
-            torch.cuda.set_rng_state(tensors["random.cuda"])
+        if (device := _device(learner)) is not None:
+            device.set_rng_state(tensors["random.device"], learner.settings.device)
     return progress
+
+
+def _device(learner: Learner) -> Any:
+    """torch's module of the device that dropout is drawn on; None: of the CPU."""
+    kind = torch.device(learner.settings.device)
+    return None if kind.type == "cpu" else torch.get_device_module(kind)
 
 
 def _tensors(learner: Learner) -> dict[str, Tensor]:
@@ -115,19 +121,13 @@ def mean_weights(folder: Path, steps: list[int]) -> dict[str, Tensor]:
 
 def kept(folder: Path) -> list[int]:
     """The steps whose weights are there, in order."""
-    return sorted(int(file.stem.removeprefix("weights-")) for file in _files(folder))
+    return sorted(int(file.stem.removeprefix("weights-")) for file in files(folder))
 
 
 def forget(folder: Path, steps: list[int]) -> None:
     """Remove the weights of these steps."""
     for step in steps:
         _file(folder, step).unlink(missing_ok=True)
-
-
-def tidy(folder: Path) -> None:
-    """Remove what a process that was killed had begun to write."""
-    for half in folder.glob(".*.safetensors.*"):
-        half.unlink(missing_ok=True)
 
 
 def write(file: Path, tensors: dict[str, Tensor], facts: dict[str, Any]) -> None:
@@ -138,13 +138,7 @@ def write(file: Path, tensors: dict[str, Tensor], facts: dict[str, Any]) -> None
         {name: tensor.cpu().contiguous() for name, tensor in tensors.items()},
         {name: json.dumps(value) for name, value in facts.items()},
     )
-    try:
-        write_atomic(file, content)
-    except OSError as error:
-        raise ReluctantError(
-            f"expected room for {len(content) / 2**20:.0f} MB at {file}: {error}. What was saved "
-            "before is as it was: make room, and run the same command again"
-        ) from error
+    write_atomic(file, content)
 
 
 def read(file: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
@@ -162,7 +156,8 @@ def read(file: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
         )
 
 
-def _files(folder: Path) -> Iterator[Path]:
+def files(folder: Path) -> Iterator[Path]:
+    """Those weights."""
     return folder.glob("weights-*.safetensors")
 
 

@@ -13,6 +13,7 @@ import math
 import os
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
+from datetime import timedelta
 from typing import Any
 
 import torch
@@ -28,6 +29,9 @@ from reluctant.translation.settings import Settings
 from reluctant.translation.split_layer import SplitFeedForward, split
 from reluctant.translation.vocabulary import PAD
 
+# How long others wait while one learns subwords or validates; one that dies is noticed at once.
+PATIENCE = timedelta(hours=6)
+
 
 @contextmanager
 def ranks_of(settings: Settings) -> Iterator[Ranks]:
@@ -36,6 +40,11 @@ def ranks_of(settings: Settings) -> Iterator[Ranks]:
     Raises ReluctantError for what cannot be divided so.
     """
     if int(os.environ.get("WORLD_SIZE", "1")) == 1:
+        if settings.parallel != "data":
+            raise ReluctantError(
+                f"parallel: expected several processes for {settings.parallel!r}, got one: start "
+                "it by torchrun --nproc-per-node 2 -m reluctant train ..."
+            )
         yield Ranks()
         return
     if settings.device != "cpu":
@@ -50,7 +59,7 @@ def ranks_of(settings: Settings) -> Iterator[Ranks]:
             "expected activation_dropout 0 with tensor parallelism, where ranks would drop the "
             f"same neurons of their parts; got {settings.activation_dropout}"
         )
-    dist.init_process_group("gloo")
+    dist.init_process_group("gloo", timeout=PATIENCE)
     try:
         yield kinds[settings.parallel](init_device_mesh("cpu", (dist.get_world_size(),)))
     finally:
@@ -74,7 +83,16 @@ class Together(Ranks):
     def barrier(self) -> None:
         dist.barrier()
 
-    def _sum(self, number: float) -> float:
+    def expect_alike(self, what: str) -> None:
+        said: list[Any] = [None] * self.size
+        dist.all_gather_object(said, what)
+        if others := [rank for rank, each in enumerate(said) if each != said[0]]:
+            raise ReluctantError(
+                f"expected the same text, settings and --out on all ranks; rank {others[0]} has "
+                f"others than rank 0: {said[others[0]]} and {said[0]}"
+            )
+
+    def added(self, number: float) -> float:
         total = torch.tensor(number, dtype=torch.float64)
         dist.all_reduce(total)
         return float(total)
@@ -105,7 +123,11 @@ class DataRanks(Together):
         return nullcontext() if last else objective.no_sync()
 
     def total(self, number: float) -> float:
-        return self._sum(number)
+        return self.added(number)
+
+    def penalty_share(self, batch: Batch) -> float:
+        rows = len(batch.source)
+        return len(range(self.rank, rows, self.size)) / rows
 
 
 class ShardedRanks(DataRanks):
@@ -148,9 +170,8 @@ class TensorRanks(Together):
 
     sharded = True
 
-    def __init__(self, mesh: DeviceMesh) -> None:
-        super().__init__(mesh)
-        self.penalty_weight = 1.0 / self.size
+    def penalty_share(self, batch: Batch) -> float:
+        return 1.0 / self.size
 
     def divided(self, model: Transformer) -> Transformer:
         for layer in (*model.encoder.layers, *model.decoder.layers):
@@ -165,7 +186,7 @@ class TensorRanks(Together):
             float(torch.linalg.vector_norm(torch.stack([_norm(p) for p in part])))
             for part in (shared, mine)
         ]
-        norm = math.hypot(norms[0], math.sqrt(self._sum(norms[1] ** 2)))
+        norm = math.hypot(norms[0], math.sqrt(self.added(norms[1] ** 2)))
         scale = min(largest / (norm + 1e-6), 1.0)  # as torch has it
         for parameter in (*shared, *mine):
             if parameter.grad is not None:

@@ -91,7 +91,12 @@ class HuggingFace:
         if self._forced is not None:
             options["forced_bos_token_id"] = self._forced
         rows = self._generate(
-            ids, attention_mask=mask, do_sample=False, max_new_tokens=max(limits), **options
+            ids,
+            attention_mask=mask,
+            do_sample=False,
+            max_new_tokens=max(limits),
+            return_dict_in_generate=False,
+            **options,
         ).tolist()
         targets = [self._ended(row) for row in rows]
         if how.beam == 1:  # each goes as far as it would alone; beams may go as far as the longest

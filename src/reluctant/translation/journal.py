@@ -43,10 +43,16 @@ def begin(file: Path, settings: Mapping[str, Any], facts: Mapping[str, Any]) -> 
 
 
 def append(file: Path, line: Mapping[str, Any]) -> None:
-    """Add a line. Numbers that JSON does not have become null."""
+    """Add a line. Numbers that JSON does not have become null.
+
+    Raises ReluctantError if the disk is full.
+    """
     text = json.dumps({key: _plain(value) for key, value in line.items()}, allow_nan=False)
-    with file.open("a", encoding="utf-8") as lines:
-        lines.write(text + "\n")
+    try:
+        with file.open("a", encoding="utf-8") as lines:
+            lines.write(text + "\n")
+    except OSError as error:
+        raise ReluctantError(f"expected room for a line in {file}: {error}") from error
 
 
 def cut(file: Path, step: int) -> None:

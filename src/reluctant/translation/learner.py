@@ -58,6 +58,12 @@ def config(settings: Settings, vocabulary: int) -> TransformerConfig:
     )
 
 
+def parameters(sizes: TransformerConfig) -> int:
+    """How many such a model has."""
+    with torch.device("meta"):
+        return sum(parameter.numel() for parameter in Transformer(sizes).parameters())
+
+
 class Learner:
     """Model, optimizer, engine and penalty of a run, on one of its ranks.
 
@@ -95,11 +101,6 @@ class Learner:
         ]
         self.optimizer = torch.optim.AdamW(groups, lr=0.0, betas=BETAS, eps=1e-9, fused=True)
 
-    @property
-    def size(self) -> int:
-        """The parameters that this rank sees."""
-        return sum(parameter.numel() for parameter in self.parameters.values())
-
     def step(self, number: int, batches: Sequence[Batch]) -> Step:
         """Learn from batches, the first step having number 1; every rank is given the same ones.
 
@@ -116,13 +117,12 @@ class Learner:
             with self.ranks.synchronised(self.objective, last=i == len(batches) - 1):
                 total, term = self._forward(number, self.ranks.share(batch), tokens)
                 loss += total.item()
-                total = total * self.ranks.weight
                 if term is not None:
-                    term = term / len(batches)
+                    term = term * (self.ranks.penalty_share(batch) / len(batches))
                     penalty += term.item()
-                    total = total + term * self.ranks.penalty_weight
-                total.backward()  # type: ignore[no-untyped-call]
-        loss = self.ranks.total(loss)
+                    total = total + term
+                (total * self.ranks.weight).backward()  # type: ignore[no-untyped-call]
+        loss, penalty = self.ranks.total(loss), self.ranks.added(penalty)
         norm = self.ranks.clip(self.model, self.settings.clip or math.inf)
         if not math.isfinite(loss + penalty + norm):
             raise ReluctantError(
@@ -165,7 +165,7 @@ def moments(learner: Learner, name: str) -> list[Tensor]:
     parameter = learner.parameters[name]
     state = learner.optimizer.state.setdefault(parameter, {})
     if not state:
-        state["step"] = torch.zeros((), dtype=torch.float32)
+        state["step"] = torch.zeros((), dtype=torch.float32, device=parameter.device)
         state["exp_avg"] = torch.zeros_like(parameter)
         state["exp_avg_sq"] = torch.zeros_like(parameter)
     return [state["exp_avg"], state["exp_avg_sq"]]

@@ -46,14 +46,16 @@ def projected_loss(x: Tensor, weight: Tensor, labels: Tensor, smoothing: float =
     >>> torch.allclose(projected_loss(x, weight, labels), whole)
     True
     """
-    loss: Tensor = _ProjectedLoss.apply(x, weight, labels, smoothing)  # type: ignore[no-untyped-call]
+    needed = torch.is_grad_enabled() and (x.requires_grad or weight.requires_grad)
+    loss: Tensor = _ProjectedLoss.apply(x, weight, labels, smoothing, needed)  # type: ignore[no-untyped-call]
     return loss
 
 
 class _ProjectedLoss(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, x: Tensor, weight: Tensor, labels: Tensor, smoothing: float) -> Tensor:
-        needed = any(ctx.needs_input_grad)
+    def forward(
+        ctx: Any, x: Tensor, weight: Tensor, labels: Tensor, smoothing: float, needed: bool
+    ) -> Tensor:
         dx, dw = (torch.zeros_like(each) if needed else None for each in (x, weight))
         losses = []
         for start in range(0, len(x), ROWS):
@@ -77,4 +79,4 @@ class _ProjectedLoss(torch.autograd.Function):
     def backward(ctx: Any, slope: Tensor) -> tuple[Tensor | None, ...]:
         dx, dw = ctx.saved_tensors
         x_needed, w_needed = ctx.needs_input_grad[:2]
-        return dx * slope if x_needed else None, dw * slope if w_needed else None, None, None
+        return dx * slope if x_needed else None, dw * slope if w_needed else None, None, None, None

@@ -19,10 +19,11 @@ def draw(journal: Journal, file: Path) -> None:
         raise ReluctantError("expected a run with some steps to draw, got one without")
     figure = Figure(figsize=(9, 3.6), layout="constrained")
     left, right = figure.subplots(1, 2)
-    steps = [line["step"] for line in journal.steps]
-    left.plot(steps, smooth([line["loss"] for line in journal.steps]), label="training, smoothed")
+    lines = [line for line in journal.steps if line["loss"] is not None]
+    steps = [line["step"] for line in lines]
+    left.plot(steps, smooth([line["loss"] for line in lines]), label="training, smoothed")
     if journal.validations:
-        known = [line for line in journal.validations if line["validation"] > 0]
+        known = [line for line in journal.validations if line["validation"] is not None]
         points = [line["step"] for line in known], [line["validation"] for line in known]
         left.plot(*points, "o-", markersize=3, label="validation")
         if any("bleu" in line for line in known):

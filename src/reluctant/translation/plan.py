@@ -6,12 +6,11 @@ from dataclasses import dataclass, replace
 from statistics import median
 from time import perf_counter
 
-from reluctant.translation.batches import Batches
-from reluctant.translation.data import Data, encoded
-from reluctant.translation.learner import Learner
+from reluctant.errors import ReluctantError
+from reluctant.translation.data import Data, encoded, learned_vocabulary
+from reluctant.translation.learner import Learner, parameters
 from reluctant.translation.ranks import Ranks
 from reluctant.translation.settings import Settings
-from reluctant.translation.vocabulary import Vocabulary
 
 TRIED = 6  # steps; the first ones compile
 
@@ -54,10 +53,13 @@ class Plan:
 
 def plan(data: Data, settings: Settings) -> Plan:
     """Try a few steps; nothing is written."""
-    texts = [text for pair in data.train for text in pair]
-    vocabulary = Vocabulary.train(texts, settings.vocab_size, settings.vocab_kind)
-    sources, targets = encoded(data.train, vocabulary, min(settings.batch_tokens, 512))
-    batches = Batches(sources, targets, settings.batch_tokens, settings.seed)
+    vocabulary = learned_vocabulary(data, settings)
+    kept, batches = encoded(data.train, vocabulary, settings)
+    if not kept:
+        raise ReluctantError(
+            f"expected sentences of fewer than batch_tokens={settings.batch_tokens} tokens, got "
+            "none"
+        )
     learner = Learner(replace(settings, warm_up=10_000), len(vocabulary), Ranks())
     epoch, seconds = batches.epoch(0), []
     for step in range(TRIED):
@@ -67,12 +69,12 @@ def plan(data: Data, settings: Settings) -> Plan:
         seconds.append(perf_counter() - began)
     unit = 1 if sys.platform == "darwin" else 1024
     return Plan(
-        parameters=learner.size,
+        parameters=parameters(learner.config),
         feed_forward=sum(
             p.numel() for name, p in learner.parameters.items() if ".feed_forward." in name
         ),
         vocabulary=len(vocabulary),
-        tokens=sum(len(target) + 1 for target in targets),
+        tokens=batches.target_tokens,
         steps=settings.steps,
         steps_per_epoch=len(epoch) / settings.accumulate,
         seconds=median(seconds[TRIED // 2 :]),

@@ -13,14 +13,12 @@ from reluctant.translation.batches import Batch
 class Ranks:
     """One process that does everything; `distributed.py` has the others.
 
-    rank, size: of this process, and how many there are. weight, penalty_weight: what a rank's
-    loss and penalty are multiplied by before the backward pass, so that what torch makes of all
-    ranks' gradients is the sum of the losses and the mean of the penalties. sharded: whether a
-    rank holds a part of the parameters only.
+    rank, size: of this process, and how many there are. weight: what a rank's loss is multiplied
+    by before the backward pass, so that what torch makes of all ranks' gradients is their sum.
+    sharded: whether a rank holds a part of the parameters only.
     """
 
-    rank, size = 0, 1
-    weight = penalty_weight = 1.0
+    rank, size, weight = 0, 1, 1.0
     sharded = False
 
     @property
@@ -48,9 +46,20 @@ class Ranks:
         """Around a backward pass: gradients need to be added up after a step's last one only."""
         return nullcontext()
 
+    def penalty_share(self, batch: Batch) -> float:
+        """This rank's part of the mean that the penalty is of."""
+        return 1.0
+
     def total(self, number: float) -> float:
+        """The loss of all ranks, from this one's."""
+        return number
+
+    def added(self, number: float) -> float:
         """The sum over all ranks."""
         return number
+
+    def expect_alike(self, what: str) -> None:
+        """Raise ReluctantError, on every rank, if the ranks do not all say the same."""
 
     def agreed(self, flag: bool) -> bool:
         """The first rank's word, for decisions that go by the clock."""

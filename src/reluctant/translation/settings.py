@@ -2,7 +2,7 @@
 
 import tomllib
 from collections.abc import Mapping
-from dataclasses import dataclass, field, fields, replace
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
@@ -11,8 +11,8 @@ from reluctant.errors import ReluctantError
 SCHEDULES = ("inverse-sqrt", "cosine", "constant")
 PARALLEL = ("data", "sharded", "tensor")
 KINDS = ("bpe", "unigram")
-# What may be another when a run is taken up again: nothing that is computed depends on it before
-# it ends.
+# What may be another when a run is taken up again. Of these, threads may change the last bits of
+# torch's products.
 FREE = ("minutes", "patience", "score_sentences", "threads")
 
 
@@ -53,7 +53,7 @@ class Settings:
     activation_dropout: float = _setting(0.0, "Of hidden neurons.", 0, 1)
     norm_first: bool = _setting(True, "Pre-norm; otherwise post-norm, as in the paper.")
     steps: int = _setting(20_000, "Of the optimizer; the learning rate is planned for them.", 1)
-    minutes: float | None = _setting(None, "Stop earlier, after so many minutes in all.")
+    minutes: float | None = _setting(None, "Stop earlier, after so many minutes in all.", 1e-3)
     batch_tokens: int = _setting(4096, "Positions of a batch, on either side.", 1)
     accumulate: int = _setting(1, "Batches a step.", 1)
     lr: float = _setting(1e-3, "The highest learning rate.")
@@ -69,7 +69,7 @@ class Settings:
     every: int = _setting(500, "Steps from one checkpoint and validation to the next.", 1)
     patience: int = _setting(0, "End after so many validations without a better one; 0: never.")
     score_sentences: int = _setting(200, "Translated for BLEU and chrF at each validation.")
-    seed: int = _setting(0, "Of weights, dropout and the order of batches.")
+    seed: int = _setting(0, "Of weights, dropout and the order of batches.", 0, 2**31)
     threads: int = _setting(0, "Of torch; 0: as it is.")
     device: str = _setting("cpu", "Where torch has one: another, with --no-engine.")
     engine: bool = _setting(True, "Train over the active neurons; otherwise plain torch.")
@@ -105,7 +105,9 @@ class Settings:
     def differences(self, other: Mapping[str, Any]) -> list[str]:
         """The settings in which a run that was begun with `other` computes something else."""
         mine = {each.name: getattr(self, each.name) for each in fields(self)}
-        return [name for name, value in mine.items() if name not in FREE and other[name] != value]
+        # a setting that an older version did not have was as it is by default now
+        theirs = {each.name: other.get(each.name, each.default) for each in fields(self)}
+        return [name for name in mine if name not in FREE and mine[name] != theirs[name]]
 
 
 def read_settings(file: Path | None, given: Mapping[str, Any]) -> Settings:
@@ -123,12 +125,14 @@ def read_settings(file: Path | None, given: Mapping[str, Any]) -> Settings:
         except (OSError, ValueError) as error:  # TOMLDecodeError and UnicodeDecodeError are such
             raise ReluctantError(f"expected settings as TOML in {file}: {error}") from error
     known = {each.name for each in fields(Settings)}
+    if double := [name for name in values if "-" in name and name.replace("-", "_") in values]:
+        raise ReluctantError(f"{file}: {double[0]} stands there twice: leave one out")
     values = {name.replace("-", "_"): value for name, value in values.items()}
     if unknown := sorted(values.keys() - known):
         raise ReluctantError(
             f"{file}: unknown setting {unknown[0]!r}; there are {', '.join(sorted(known))}"
         )
-    return replace(Settings(**values), **given)
+    return Settings(**{**values, **given})
 
 
 def _check(name: str, kind: str, bounds: Mapping[str, Any], value: Any) -> None:

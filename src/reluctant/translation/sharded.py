@@ -37,12 +37,18 @@ def write(
     ranks.barrier()
     if place.exists():
         return
-    save(tensors, checkpoint_id=str(partial))
+    try:
+        save(tensors, checkpoint_id=str(partial))
+    except Exception as error:  # of every rank at once: a CheckpointException says which
+        raise ReluctantError(
+            f"expected room for a checkpoint at {partial}: {error}. The one before is as it was"
+        ) from error
     if ranks.first:
         write_json(partial / _FACTS, dict(facts))
         partial.rename(place)
-        for old in folders(folder)[:-1]:
-            shutil.rmtree(old)
+        for old in folders(folder):
+            if old != place:
+                shutil.rmtree(old)
     ranks.barrier()
 
 

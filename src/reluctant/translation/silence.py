@@ -13,7 +13,7 @@ from reluctant.feedforward import FeedForward
 class PlainActivity:
     """Sees what each feed-forward layer hands to its second map.
 
-    Called, it gives what `reluctant.ActivityPenalty` gives. steps: those done; full, ramp: as there.
+    Called, it gives what `reluctant.ActivityPenalty` gives. full, steps, ramp: as there.
     count: whether the next forward pass counts active neurons for `density()`.
     """
 

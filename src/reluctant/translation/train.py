@@ -1,5 +1,6 @@
 """A run: from text to a model in a folder, step by step, with checkpoints to go on from."""
 
+import math
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -12,12 +13,12 @@ from torch import Tensor
 from reluctant.errors import ReluctantError
 from reluctant.transformer.io import save as save_model
 from reluctant.transformer.model import Transformer
-from reluctant.translation import checkpoint, journal
-from reluctant.translation.batches import Batch, Batches
+from reluctant.translation import checkpoint, journal, place
+from reluctant.translation.batches import Batch
 from reluctant.translation.checkpoint import Progress
-from reluctant.translation.data import Data, encoded, vocabulary_of
+from reluctant.translation.data import Data, encoded, learned_vocabulary
 from reluctant.translation.judge import Judge
-from reluctant.translation.learner import Learner
+from reluctant.translation.learner import Learner, config, parameters
 from reluctant.translation.ranks import Ranks
 from reluctant.translation.score import score
 from reluctant.translation.settings import Settings
@@ -52,50 +53,63 @@ class Run:
     ) -> None:
         self.folder, self.settings, self.ranks = folder, settings, ranks or Ranks()
         self.data = data
-        try:
-            folder.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise ReluctantError(f"expected a folder to write to, got {folder}: {error}") from error
         if self.ranks.first:
-            checkpoint.tidy(folder)
-        self._metrics = folder / journal.NAME
-        before = journal.read(self._metrics) if self._metrics.exists() else None
+            place.own(folder)
+        self.ranks.barrier()
+        self._metrics, before = folder / journal.NAME, place.begun(folder)
         if before is not None:
-            self._expect_same(before, data.fingerprint)
-        self.vocabulary = self._shared_vocabulary(data)
-        longest = min(settings.batch_tokens, 512)
-        learned, held_out = (
-            Batches(*encoded(pairs, self.vocabulary, longest), settings.batch_tokens, settings.seed)
-            for pairs in (data.train, data.valid)
-        )
-        self.batches = learned
+            self._expect_same(before)
+        self.ranks.barrier()  # all have looked before the first one writes
+        if self.ranks.first:
+            place.tidy(folder)
+            if before is None:
+                self._begin()
+        self.ranks.barrier()
+        self.vocabulary = Vocabulary.load(folder)
+        _, self.batches = encoded(data.train, self.vocabulary, settings)
+        scored, held_out = encoded(data.valid, self.vocabulary, settings)
         self.valid = [held_out.collate(indices) for indices in held_out.in_order()]
-        self.scored = data.valid[: settings.score_sentences]
+        self.scored = scored[: settings.score_sentences]
         self.learner = Learner(settings, len(self.vocabulary), self.ranks)
         self.progress = Progress()
-        if before is not None and checkpoint.there(folder, self.learner):
+        if before is not None:
             self.progress = checkpoint.load(folder, self.learner)
             if self.ranks.first:
                 journal.cut(self._metrics, self.progress.step)
-        elif self.ranks.first:
-            facts = {"data": data.fingerprint, "counts": data.counts, "ranks": self.ranks.size}
-            facts |= {"longer than 512 tokens": len(data.train) - len(learned)}
-            facts |= {"vocabulary": len(self.vocabulary), "parameters": self.learner.size}
-            journal.begin(self._metrics, asdict(settings), facts)
+        self._expect_alike()
         self._judge: Judge | None = None
         self._epoch: tuple[int, list[list[int]]] = (-1, [])
         self._began = monotonic() - self.progress.seconds
 
-    def _shared_vocabulary(self, data: Data) -> Vocabulary:
-        """The first rank makes it, the others read it."""
-        if self.ranks.first:
-            vocabulary_of(self.folder, data, self.settings)
-        self.ranks.barrier()
-        return vocabulary_of(self.folder, data, self.settings)
+    def _begin(self) -> None:
+        """Write what a new run begins with: its header and its vocabulary."""
+        data, settings = self.data, self.settings
+        vocabulary = learned_vocabulary(data, settings)
+        sizes = config(settings, len(vocabulary))  # refused before anything is written
+        kept, _ = encoded(data.train, vocabulary, settings)
+        if not kept:
+            raise ReluctantError(
+                f"expected sentences of fewer than batch_tokens={settings.batch_tokens} tokens, "
+                "got none: allow a batch more"
+            )
+        counts = {**data.counts, "of too many tokens": len(data.train) - len(kept)}
+        facts = {"data": data.fingerprint, "counts": counts, "ranks": self.ranks.size}
+        facts |= {"threads": torch.get_num_threads(), "vocabulary": len(vocabulary)}
+        facts |= {"parameters": parameters(sizes)}
+        place.clear(self.folder)
+        journal.begin(self._metrics, asdict(settings), facts)
+        vocabulary.save(self.folder)
 
-    def _expect_same(self, before: journal.Journal, fingerprint: str) -> None:
+    def _expect_alike(self) -> None:
+        """Of all ranks: each adds up what the others compute."""
+        what = f"settings {self.settings}, text {self.data.fingerprint}, "
+        self.ranks.expect_alike(
+            what + f"folder {self.folder.resolve()}, {self.progress.step} steps"
+        )
+
+    def _expect_same(self, before: journal.Journal) -> None:
         others = self.settings.differences(before.settings)
-        if others or before.header["data"] != fingerprint:
+        if others or before.header["data"] != self.data.fingerprint:
             what = f"another {', '.join(others)}" if others else "other text"
             raise ReluctantError(
                 f"{self.folder} holds a run with {what}: take it up with the settings and the "
@@ -103,12 +117,17 @@ class Run:
             )
 
     @property
-    def done(self) -> bool:
-        """Whether there is nothing left to do: its steps, its time, or no better model for long."""
+    def learned(self) -> bool:
+        """Whether no step is left: of its number, its time, or no better model came for long."""
         settings, progress = self.settings, self.progress
         patience = settings.patience and progress.waited >= settings.patience
         late = settings.minutes is not None and progress.seconds >= 60 * settings.minutes
         return bool(progress.step >= settings.steps or patience or self.ranks.agreed(late))
+
+    @property
+    def done(self) -> bool:
+        """Whether there is nothing left to do."""
+        return self.learned and self.progress.validated == self.progress.step
 
     def train(self, watch: Watch | None = None) -> bool:
         """Do the steps that are left; gives whether the run is done, or was stopped before.
@@ -117,8 +136,7 @@ class Run:
         then is as it was.
         """
         watch = watch or Watch()
-        saved = self.progress.step
-        while not self.done:
+        while not self.learned:
             line = self._step()
             if self.ranks.first:
                 journal.append(self._metrics, line)
@@ -126,11 +144,11 @@ class Run:
             if self.progress.step % self.settings.every == 0:
                 self._validate(watch)
                 self._save()
-                saved = self.progress.step
             if self.ranks.agreed(watch.stop()):
-                self._save()
+                if self.progress.step % self.settings.every:
+                    self._save()
                 return False
-        if saved != self.progress.step:
+        if self.progress.validated != self.progress.step:
             self._validate(watch)
             self._save()
         return True
@@ -171,15 +189,14 @@ class Run:
         loss, line = 0.0, Line(step=step)
         if self.ranks.first:
             checkpoint.save_weights(self.folder, weights, step)
-            steps = [each for each in checkpoint.kept(self.folder) if each <= step]
-            mean = checkpoint.mean_weights(self.folder, steps[-self.settings.average :])
+            mean = checkpoint.mean_weights(self.folder, self._averaged())
             loss, found = self._judged(mean)
             line |= found
-            if loss < progress.best:
+            if self._is_better(loss):
                 self._write(mean)
         loss = self.ranks.told(loss)
-        better = loss < progress.best
-        progress.waited = 0 if better else progress.waited + 1
+        better = self._is_better(loss)
+        progress.waited, progress.validated = 0 if better else progress.waited + 1, step
         if better:
             progress.best, progress.best_step = loss, step
         progress.seconds = monotonic() - self._began
@@ -187,6 +204,20 @@ class Run:
         if self.ranks.first:
             journal.append(self._metrics, line)
             watch.validation(line)
+
+    def _is_better(self, loss: float) -> bool:
+        best = math.inf if self.progress.best is None else self.progress.best
+        return loss < best  # a NaN never is
+
+    def _averaged(self) -> list[int]:
+        """The steps whose weights the model is the mean of: the last ones that all have the same
+        distance, and this one, where the run ends between two.
+        """
+        step, every = self.progress.step, self.settings.every
+        kept = [
+            s for s in checkpoint.kept(self.folder) if (s <= step and s % every == 0) or s == step
+        ]
+        return kept[-self.settings.average :]
 
     def _judged(self, weights: dict[str, Tensor]) -> tuple[float, Line]:
         """The loss that decides, and all figures. Without text to validate on the last is best."""
@@ -213,6 +244,8 @@ class Run:
     def _save(self) -> None:
         checkpoint.save(self.folder, self.learner, self.progress)
         if self.ranks.first:
-            steps = [s for s in checkpoint.kept(self.folder) if s <= self.progress.step]
-            checkpoint.forget(self.folder, steps[: -self.settings.average])
+            needed = self._averaged()
+            checkpoint.forget(
+                self.folder, [s for s in checkpoint.kept(self.folder) if s not in needed]
+            )
         self.ranks.barrier()
