@@ -1,5 +1,6 @@
 """All runtimes, in both searches and with both sizes of batches."""
 
+import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -58,6 +59,7 @@ class Comparison:
     def run(self, rounds: int, on_turn: Callable[[], object] = lambda: None) -> Result:
         """Measure. on_turn: called after each turn."""
         rows, signature = list[Row](), ""
+        load = os.getloadavg()[0]
         for beam in BEAMS:
             for batch in BATCHES:
                 how = {"batch": batch, "beam": beam, "rounds": rounds}
@@ -71,6 +73,7 @@ class Comparison:
         return Result(
             model=str(self._folder),
             machine=header("ctranslate2"),
+            load=load,
             sentences=len(self._sources),
             rounds=rounds,
             threads=torch.get_num_threads(),

@@ -40,15 +40,15 @@ def runtimes(folder: Path) -> Runtimes:
     ways: dict[str, Decode] = {
         "engine": partial(_search, Trained(folder, engine=True, narrow=True, longest=ROOM)),
         PLAIN: partial(_search, plain),
-        "torch.nn.Transformer, no cache": partial(_search, uncached),
+        "torch.nn.Transformer": partial(_search, uncached),
     }
     names = [plain.vocabulary.token(number) for number in range(len(plain.vocabulary))]
     missing = {}
     for kind in KINDS:
         try:
-            ways[f"CTranslate2, {kind}"] = CTranslate2(plain.model, names, kind).search
+            ways[f"CTranslate2 {kind}"] = CTranslate2(plain.model, names, kind).search
         except ReluctantError as error:
-            missing[f"CTranslate2, {kind}"] = str(error)
+            missing[f"CTranslate2 {kind}"] = str(error)
     return Runtimes(ways, missing, plain)
 
 

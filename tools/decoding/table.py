@@ -11,11 +11,10 @@ from rich.table import Table
 
 from tools.decoding.runtimes import PLAIN
 
-COLUMNS = ("search", "batch", "runtime", "tokens/s", f"to {PLAIN}", "tokens", "BLEU", "same texts")
+COLUMNS = ("search", "batch", "runtime", "tokens/s", "ratio", "tokens", "BLEU", "same")
 NOTES = (
-    "Tokens are those of the translations, ends among them; to "
-    f"{PLAIN}: the ratio of tokens/s. Same texts: equal to those of {PLAIN} in the same search "
-    "and batch.",
+    f"Ratio: of tokens/s to those of '{PLAIN}' in the same search and batch; same: how many texts "
+    "are equal to its. Tokens are those of the translations, ends among them.",
     "torch.nn.Transformer encodes once, and decodes the whole prefix anew at each step; its "
     "searches are `greedy` and `beam_search` of reluctant.transformer, as the model's above it.",
     "Beam search compares by other scores in CTranslate2, log P / length, its default, than in "
@@ -43,10 +42,14 @@ class Row:
 
 @dataclass(frozen=True)
 class Result:
-    """machine: what it was measured on. missing: runtimes that are not there, and why."""
+    """machine: what it was measured on. load: its load average just before.
+
+    missing: runtimes that are not there, and why.
+    """
 
     model: str
     machine: str
+    load: float
     sentences: int
     rounds: int
     threads: int
@@ -63,12 +66,13 @@ class Result:
         rounds = f", medians of {self.rounds} rounds" if self.rounds > 1 else ""
         setting = f"{self.sentences} sentences, in turns{rounds}; BLEU: {self.bleu_signature}"
         left_out = [f"{name} is left out: {reason}" for name, reason in self.missing.items()]
-        return [self.machine, setting, *NOTES, *left_out]
+        machine = f"{self.machine}; load average {self.load:.1f} before the run"
+        return [machine, setting, *NOTES, *left_out]
 
 
 def show(result: Result, console: Console) -> None:
     """Print the table and the remarks."""
-    table = Table(box=box.SIMPLE, title=escape(result.model))
+    table = Table(box=box.SIMPLE, pad_edge=False, collapse_padding=True, title=escape(result.model))
     for column in COLUMNS:
         table.add_column(column, justify="left" if column in ("search", "runtime") else "right")
     before = None
@@ -86,9 +90,9 @@ def markdown(result: Result) -> str:
     """The same as a page's part.
 
     >>> row = Row("no engine", 1, 4, 50, [0.5], 100.0, 30.0, 9)
-    >>> result = Result("kept", "a machine", 9, 1, 2, "signature", [row], {})
+    >>> result = Result("kept", "a machine", 0.1, 9, 1, 2, "signature", [row], {})
     >>> print(markdown(result).splitlines()[2])
-    | beam 4 | 1 | no engine | 100 | 1.00 | 50 | 30.0 | 9 of 9 |
+    | beam 4 | 1 | no engine | 100 | 1.00 | 50 | 30.0 | 9 |
     """
     lines = ["| " + " | ".join(COLUMNS) + " |", "|" + "---|" * len(COLUMNS)]
     lines += ["| " + " | ".join(_cells(row, result)) + " |" for row in result.rows]
@@ -109,5 +113,5 @@ def _cells(row: Row, result: Result) -> Sequence[str]:
         f"{row.tokens_per_second / plain.tokens_per_second:.2f}",
         str(row.tokens),
         f"{row.bleu:.1f}",
-        f"{row.same} of {result.sentences}",
+        str(row.same),
     )

@@ -66,9 +66,8 @@ class Uncached(nn.Module):
 
     def start(self, source: Tensor) -> Sources:
         """Encode token ids (batch, m)."""
-        padding: Tensor | None = source == self.config.pad
-        if padding is not None and not padding.any():
-            padding = None
+        padding: Any = source == self.config.pad
+        padding = padding if padding.any() else None
         states = self.transformer.encoder(self._embed(source), src_key_padding_mask=padding)
         return Sources(states, padding)
 
