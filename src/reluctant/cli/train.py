@@ -52,7 +52,7 @@ def train(
 def _option(field: Field[Any]) -> inspect.Parameter:
     """A setting on the command line. Its default is None: not given."""
     kind = next(each for each in (bool, int, float, str) if each.__name__ in str(field.type))
-    default = "" if field.default is None else f" [default: {_said(field.default)}]"
+    default = "" if field.default is None else f" (default: {_said(field.default)})"
     option = typer.Option(help=field.metadata["help"] + default, show_default=False)
     hint: Any = Annotated[kind | None, option]
     keyword = inspect.Parameter.KEYWORD_ONLY

@@ -163,6 +163,8 @@ def _from_stdin(most: int) -> Iterator[list[str]]:
     """What is there, at most so many lines at once."""
     from reluctant.translation.lines import ready_lines  # noqa: PLC0415
 
+    if sys.stdin is None:
+        raise ReluctantError("expected texts, got none, and stdin is closed")
     if sys.stdin.isatty():
         typer.echo("reluctant: a line and Enter translates it, Ctrl-D ends", err=True)
     number = 0

@@ -11,6 +11,7 @@
 
 import math
 import os
+import warnings
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from datetime import timedelta
@@ -141,6 +142,8 @@ class ShardedRanks(DataRanks):
             register_fsdp_forward_method,
         )
 
+        # of keys and values, which nobody changes in place
+        warnings.filterwarnings("ignore", message="FSDP2-wrapped module .* returned a view")
         model: Any = objective.model
         for layer in model.decoder.layers:
             # which `start` asks for keys and values before the layer itself is called

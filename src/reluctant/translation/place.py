@@ -1,14 +1,14 @@
 """The folder of a run: one process owns it, and what is in it is of one run."""
 
+import os
 import shutil
 from pathlib import Path
-from typing import IO
 
 from reluctant.errors import ReluctantError
 from reluctant.transformer.io import CONFIG, WEIGHTS
 from reluctant.translation import checkpoint, journal, sharded, vocabulary
 
-_OWNED: dict[Path, IO[str]] = {}  # locks of this process, until it ends
+_OWNED: dict[Path, int] = {}  # descriptors of the locks of this process, until it ends
 _FILES = (journal.NAME, checkpoint.NAME, vocabulary.FILE, CONFIG, WEIGHTS)
 
 
@@ -21,14 +21,14 @@ def own(folder: Path) -> None:
         folder.mkdir(parents=True, exist_ok=True)
         folder = folder.resolve()
         if folder not in _OWNED:
-            lock = (folder / ".lock").open("w", encoding="ascii")
+            lock = os.open(folder / ".lock", os.O_RDWR | os.O_CREAT, 0o666)
             _lock(lock, folder)
             _OWNED[folder] = lock
     except OSError as error:
         raise ReluctantError(f"expected a folder to write to, got {folder}: {error}") from error
 
 
-def _lock(file: IO[str], folder: Path) -> None:
+def _lock(file: int, folder: Path) -> None:
     try:
         import fcntl  # noqa: PLC0415  not on Windows
     except ImportError:
@@ -36,7 +36,7 @@ def _lock(file: IO[str], folder: Path) -> None:
     try:
         fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError as error:
-        file.close()
+        os.close(file)
         raise ReluctantError(
             f"expected {folder} for this run alone: another process learns there. Wait for it, or "
             "name another --out"

@@ -56,9 +56,17 @@ class Translator:
 
     Raises ReluctantError for a folder that is not such a one, and for missing packages.
 
-    Example:
-        translator = Translator("kept/en-de")
-        translator.translate(["Good morning."])
+    >>> from tempfile import TemporaryDirectory
+    >>> from reluctant.transformer import Transformer, TransformerConfig, save
+    >>> from reluctant.translation.vocabulary import Vocabulary
+    >>> vocabulary = Vocabulary.train(["new newer newest"] * 9, size=320)
+    >>> sizes = dict(d_model=16, heads=2, d_ff=64, encoder_layers=1, decoder_layers=1)
+    >>> with TemporaryDirectory() as folder:  # as `reluctant train` would fill it
+    ...     vocabulary.save(folder)
+    ...     save(Transformer(TransformerConfig(len(vocabulary), **sizes)), folder)
+    ...     translator = Translator(folder)
+    >>> len(translator.translate(["newest", "new"], beam=2))
+    2
     """
 
     def __init__(
