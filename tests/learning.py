@@ -14,7 +14,7 @@ PLACES = {"here": "hier", "there": "dort", "today": "heute"}
 TINY = Settings(
     vocab_size=300, d_model=32, heads=2, d_ff=64, encoder_layers=1, decoder_layers=2,
     dropout=0.1, steps=8, batch_tokens=160, every=3, average=2, warm_up=2, lr=0.01,
-    valid_share=0.2, score_sentences=5,
+    valid_share=0.2, score_sentences=5, threads=1,
 )  # fmt: skip
 
 

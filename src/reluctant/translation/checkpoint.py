@@ -45,12 +45,11 @@ def save(folder: Path, learner: Learner, progress: Progress) -> None:
     Raises ReluctantError if the disk is full, or the folder cannot be written to.
     """
     tensors, facts = _tensors(learner), {"progress": asdict(progress)}
+    if learner.ranks.alike or not learner.ranks.sharded:
+        tensors |= _random(learner)
     if learner.ranks.sharded:
         sharded.write(folder, learner.ranks, tensors, facts, progress.step)
     elif learner.ranks.first:
-        tensors["random"] = torch.get_rng_state()
-        if (device := _device(learner)) is not None:
-            tensors["random.device"] = device.get_rng_state(learner.settings.device)
         write(folder / NAME, tensors, facts)
     learner.ranks.barrier()
 
@@ -60,7 +59,10 @@ def load(folder: Path, learner: Learner) -> Progress:
 
     Raises ReluctantError for a file that is not of such a run.
     """
-    own = _tensors(learner)
+    own, random = _tensors(learner), {}
+    if learner.ranks.alike or not learner.ranks.sharded:
+        random = _random(learner)
+    own |= random
     if learner.ranks.sharded:
         facts = sharded.read(folder, own)
     else:
@@ -79,13 +81,21 @@ def load(folder: Path, learner: Learner) -> Progress:
         raise ReluctantError(f"{folder} is of another version of reluctant: {error}") from error
     for parameter in learner.parameters.values():
         learner.optimizer.state[parameter]["step"].fill_(progress.step)
-    if learner.ranks.size > 1:
+    if not learner.ranks.alike:
         learner.ranks.seed(learner.settings.seed + progress.step)
-    else:
-        torch.set_rng_state(tensors["random"])
-        if (device := _device(learner)) is not None:
-            device.set_rng_state(tensors["random.device"], learner.settings.device)
+        return progress
+    torch.set_rng_state(random["random"])
+    if (device := _device(learner)) is not None:
+        device.set_rng_state(random["random.device"], learner.settings.device)
     return progress
+
+
+def _random(learner: Learner) -> dict[str, Tensor]:
+    """The state of what draws dropout's masks: a copy."""
+    found = {"random": torch.get_rng_state()}
+    if (device := _device(learner)) is not None:
+        found["random.device"] = device.get_rng_state(learner.settings.device)
+    return found
 
 
 def _device(learner: Learner) -> Any:

@@ -102,6 +102,8 @@ class Together(Ranks):
 class DataRanks(Together):
     """Rows divided; torch takes the mean over ranks of what we give as sums."""
 
+    alike = False
+
     def __init__(self, mesh: DeviceMesh) -> None:
         super().__init__(mesh)
         self.weight = float(self.size)

@@ -15,11 +15,12 @@ class Ranks:
 
     rank, size: of this process, and how many there are. weight: what a rank's loss is multiplied
     by before the backward pass, so that what torch makes of all ranks' gradients is their sum.
-    sharded: whether a rank holds a part of the parameters only.
+    sharded: whether a rank holds a part of the parameters only. alike: whether all ranks draw the
+    same random numbers.
     """
 
     rank, size, weight = 0, 1, 1.0
-    sharded = False
+    sharded, alike = False, True
 
     @property
     def first(self) -> bool:
