@@ -1,7 +1,5 @@
 """tools.lm: the same figures with the engine and without, and after a break."""
 
-import subprocess
-import sys
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -131,21 +129,6 @@ def test_after_a_break_the_bits_are_those_without(
     assert resumed.end["weights"] == whole.end["weights"]
     assert [file.name for file in folder.iterdir()] == [f"{settings.name}.jsonl"]
     assert train(settings, text, folder)  # nothing left to do
-
-
-def test_ctrl_c_is_a_question_answered() -> None:
-    """In a process of its own: what a signal does to a process that runs tests is not ours."""
-    code = """
-import signal
-from tools.lm.train import interruptible
-before = signal.getsignal(signal.SIGINT)
-with interruptible() as pressed:
-    assert not pressed()
-    signal.raise_signal(signal.SIGINT)
-    assert pressed()
-assert signal.getsignal(signal.SIGINT) is before
-"""
-    subprocess.run([sys.executable, "-c", code], check=True, cwd=Path(__file__).parents[1])
 
 
 def test_memory(text: Text, tmp_path: Path) -> None:

@@ -4,7 +4,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -21,6 +21,8 @@ from reluctant.translation import checkpoint, journal
 from reluctant.translation import train as training
 from reluctant.translation.data import Data
 from reluctant.translation.train import Run
+
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 SMALL = ["--d-model", "32", "--heads", "2", "--d-ff", "64", "--encoder-layers", "1"]
 SMALL += ["--decoder-layers", "1", "--vocab-size", "300", "--batch-tokens", "200"]
@@ -45,15 +47,6 @@ def test_a_newcomers_path(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> No
     again = CliRunner().invoke(app, [*learn[3:]])
     assert again.exit_code == 0
     assert "nothing left to do" in again.output
-
-
-@pytest.fixture(autouse=True, scope="module")
-def one_thread() -> Iterator[None]:
-    """Two threads on cores that other tests are on, too, wait for each other all the time."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 @pytest.fixture(scope="module")

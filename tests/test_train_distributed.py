@@ -1,7 +1,6 @@
 """Two and four processes learn what one does; a tensor-parallel layer is the plain one."""
 
 import socket
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -22,6 +21,8 @@ from reluctant.translation.settings import Settings
 from reluctant.translation.split_layer import SplitFeedForward
 from reluctant.translation.train import Run
 
+pytestmark = pytest.mark.usefixtures("one_thread")
+
 MODES = ("data", "sharded", "tensor")
 LAYERS, D = 3, at_work.EXACT.d_model
 
@@ -30,15 +31,6 @@ def free_port() -> int:
     with socket.socket() as found:
         found.bind(("127.0.0.1", 0))
         return int(found.getsockname()[1])
-
-
-@pytest.fixture(autouse=True, scope="module")
-def one_thread() -> Iterator[None]:
-    """Two threads on cores that other tests are on, too, wait for each other all the time."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 @pytest.fixture(scope="module")

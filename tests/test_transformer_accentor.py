@@ -6,7 +6,7 @@ import pytest
 import torch
 
 import reluctant
-from reluctant.demo import accentor as demo
+from reluctant.bench import accentor as package
 from reluctant.transformer import Transformer, beam_search, greedy
 
 pytest.importorskip("ruaccent")
@@ -16,7 +16,7 @@ TEXTS = ["Привет, мир!", "Мы шли домой.", "Замок зак�
 @pytest.fixture(scope="module")
 def accentor() -> Any:
     threads = torch.get_num_threads()
-    loaded = demo.load()
+    loaded = package.load()
     torch.set_num_threads(threads)
     return loaded
 
@@ -36,7 +36,7 @@ def ours(accentor: Any) -> Transformer:
 def test_same_tokens_as_the_package_with_and_without_engines(
     accentor: Any, texts: list[str]
 ) -> None:
-    source = torch.cat([demo.source(accentor, text) for text in texts])
+    source = torch.cat([package.source(accentor, text) for text in texts])
     expected = accentor.model.generate(source)[:, 1:]
     model, end = ours(accentor), accentor.vocab["</s>"]
     dense = greedy(model, source, max_length=256)
@@ -55,7 +55,7 @@ def test_same_tokens_as_the_package_with_and_without_engines(
 
 
 def test_a_beam_finds_what_is_at_least_as_likely(accentor: Any) -> None:
-    source = demo.source(accentor, TEXTS[1])
+    source = package.source(accentor, TEXTS[1])
     model = ours(accentor)
     one = beam_search(model, source, beam=1, length_penalty=0)
     four = beam_search(model, source, beam=4, length_penalty=0)

@@ -11,8 +11,9 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from reluctant.errors import ReluctantError
+from reluctant.interrupt import interruptible
 from tools.lm import record, text
-from tools.lm.train import Settings, interruptible, train
+from tools.lm.train import Settings, train
 
 app = typer.Typer(pretty_exceptions_enable=False, add_completion=False)
 DEFAULTS = Settings()
