@@ -25,6 +25,7 @@ ROOTS = (SOURCES, SOURCES.parents[1] / "tools")
 # Of Python's own library; and strings of ours that are no names of others.
 KNOWN = {"_asdict", "_exit", "_fields", "_replace"} | {
     "_of_",
+    "_to_",
     "_reluctant",
     "_token_id",
     "_padding_idx",

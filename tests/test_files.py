@@ -26,7 +26,7 @@ def test_a_write_that_fails_leaves_the_old_file(
     file = tmp_path / "figures.json"
     file.write_text("old")
     monkeypatch.setattr(files.os, "fsync", full)
-    with pytest.raises(OSError, match="No space"):
+    with pytest.raises(ReluctantError, match="No space"):
         write_atomic(file, "new")
     assert file.read_text() == "old"
     assert list(tmp_path.iterdir()) == [file]

@@ -77,7 +77,7 @@ def test_a_save_that_fails_leaves_the_old_model(
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(files.os, "fsync", full)
-    with pytest.raises(OSError, match="No space"):
+    with pytest.raises(ReluctantError, match="No space"):
         save(build(seed=2), tmp_path)
     assert torch.equal(load(tmp_path)(SOURCE, TARGET), model(SOURCE, TARGET))
 
