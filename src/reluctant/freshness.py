@@ -7,13 +7,13 @@ of ours counts as a change. And what kernels *remember* and compare at each call
 """
 
 import weakref
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from functools import cache
 from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.optim.optimizer import Optimizer, register_optimizer_step_post_hook
 
 from reluctant.kernels.watch import Watched, remember
@@ -26,7 +26,7 @@ class _Memory:
     __slots__ = ("__weakref__", "stamps")
 
     def __init__(self) -> None:
-        self.stamps: weakref.WeakSet[Stamp] = weakref.WeakSet()
+        self.stamps: weakref.WeakSet[Stamp | Parameters] = weakref.WeakSet()
 
 
 # By the memory's address, not by parameter: a step on a flat vector is one on its views.
@@ -149,3 +149,47 @@ def finite(weight: Tensor) -> bool:
     if weight.device.type == "meta" or weight.numel() == 0:
         return True
     return bool(torch.isfinite(torch.stack(torch.aminmax(weight.detach()))).all())
+
+
+class Parameters:
+    """All parameters of some modules, as they are now; in one look, for who asks at every step.
+
+    Raises RuntimeError for one that was made in inference mode, of whose changes torch does not
+    tell.
+
+    >>> linear = torch.nn.Linear(8, 32)
+    >>> parameters = Parameters([linear])
+    >>> linear.bias = None
+    >>> parameters.holds()
+    False
+    """
+
+    def __init__(self, modules: Iterable[nn.Module]) -> None:
+        _watch_steps()
+        self.stepped = False
+        held = [(m._parameters, name) for m in modules for name in m._parameters]
+        there = [(where, name, where[name]) for where, name in held]
+        self._memory = [_memory_of(each) for _, _, each in there if each is not None]
+        for memory in self._memory:
+            memory.stamps.add(self)
+        self._marks = [
+            (where, name, each, each.data_ptr(), each._version, each.shape, each.stride())
+            for where, name, each in there
+            if each is not None
+        ]
+        self._absent = [(where, name) for where, name, each in there if each is None]
+
+    def holds(self) -> bool:
+        """Whether torch knows of no change since."""
+        if self.stepped:
+            return False
+        for where, name, each, place, version, shape, strides in self._marks:
+            if (
+                where.get(name) is not each
+                or each.data_ptr() != place
+                or each._version != version
+                or each.shape != shape
+                or each.stride() != strides
+            ):
+                return False
+        return all(where.get(name, self) is None for where, name in self._absent)

@@ -164,7 +164,7 @@ def beam_search(
         parents = tokens.gather(1, parent[..., None].expand_as(tokens))
         tokens = torch.cat([parents, chosen[..., None]], 2)
         done = done | ((chosen == model.config.eos) & ~over[:, None]) | log_p.isinf()
-        steps.cache.reorder((first + parent).flatten())
+        steps.reorder((first + parent).flatten())
     tokens = tokens[..., 1:].masked_fill(log_p.isinf()[..., None], fill)
     if steps.pad is None:
         left = torch.arange(tokens.size(2), device=source.device) >= lengths[..., None]

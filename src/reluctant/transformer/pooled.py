@@ -88,7 +88,7 @@ def pooled_beam_search(
         pool.add(tokens[:, :num_beams], scores[:, :num_beams], steps.fill)
         log_p, kept = log_p.masked_fill(ends, -torch.inf).topk(num_beams)
         tokens = tokens.gather(1, kept[..., None].expand(-1, -1, tokens.size(2)))
-        steps.cache.reorder((first + parent.gather(1, kept)).flatten())
+        steps.reorder((first + parent.gather(1, kept)).flatten())
         hope = log_p[:, 0]
         if early_stopping == "never" and length_penalty > 0:
             hope = hope / limits**length_penalty

@@ -44,18 +44,45 @@ class Steps:
         self.cache = model.start(source)
         self.cache.memory_mask = _plain_mask(self.cache.memory_mask, model.linear.weight.dtype)
         self._head = served_head(model)
+        self._served, self._begun = None, False
 
     def logits(self, tokens: Tensor) -> Tensor:
         """Logits (rows, target_vocab) after tokens (rows, length), bos first: what they had in the
         step before, and more. rows: as many as sources, or a multiple.
         """
+        if (x := self._hidden(tokens)) is not None:
+            y: Tensor = self.model.linear(x)
+            return y
         return self.model.decode(tokens[:, self.cache.length :], self.cache)[:, -1]
+
+    def _hidden(self, tokens: Tensor) -> Tensor | None:
+        """What logits come of, (rows, d_model), if a served decoder's steps are done in few calls."""
+        if not self._begun:
+            self._begun = True
+            from reluctant.transformer.fused import steps_of
+            self._served = steps_of(self.model, self.cache, len(tokens), self.most)
+        if self._served is None:
+            return None
+        x = self._served.hidden(tokens[:, self.cache.length :])
+        if x is None:
+            self._served.hand_over()
+            self._served = None
+        return x
+
+    def reorder(self, rows: Tensor) -> None:
+        """Go on with these target rows: ids (rows,), in the order of the sources, as many each."""
+        if self._served is None:
+            self.cache.reorder(rows)
+        else:
+            self._served.reorder(rows)
 
     def most_likely(self, tokens: Tensor) -> Tensor:
         """Ids (rows,) of the largest logits after tokens, as above; none is padding."""
         if self._head is None:
             return self.without_padding(self.logits(tokens)).argmax(-1)
-        x = self.model.hidden(tokens[:, self.cache.length :], self.cache)[:, -1]
+        x = self._hidden(tokens)
+        if x is None:
+            x = self.model.hidden(tokens[:, self.cache.length :], self.cache)[:, -1]
         chosen = self._head.most_likely(x, self.pad)
         if chosen is None:
             chosen = self.without_padding(self.model.linear(x)).argmax(-1)
