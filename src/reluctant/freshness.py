@@ -9,6 +9,7 @@ of ours counts as a change. And what kernels *remember* and compare at each call
 import weakref
 from collections.abc import Iterable, Sequence
 from functools import cache
+from operator import attrgetter, is_
 from typing import Any
 
 import numpy as np
@@ -152,44 +153,51 @@ def finite(weight: Tensor) -> bool:
 
 
 class Parameters:
-    """All parameters of some modules, as they are now; in one look, for who asks at every step.
+    """All parameters of some modules, as they are now: in few looks, for who asks at every step.
 
     Raises RuntimeError for one that was made in inference mode, of whose changes torch does not
     tell.
 
-    >>> linear = torch.nn.Linear(8, 32)
+    >>> linear = nn.Linear(8, 32)
     >>> parameters = Parameters([linear])
     >>> linear.bias = None
-    >>> parameters.holds()
+    >>> parameters.hold()
     False
     """
 
     def __init__(self, modules: Iterable[nn.Module]) -> None:
         _watch_steps()
         self.stepped = False
-        held = [(m._parameters, name) for m in modules for name in m._parameters]
-        there = [(where, name, where[name]) for where, name in held]
-        self._memory = [_memory_of(each) for _, _, each in there if each is not None]
+        places = [(m._parameters, name) for m in modules for name in m._parameters]
+        self._where, self._names = [where for where, _ in places], [name for _, name in places]
+        self._all = [where[name] for where, name in places]
+        self._tensors = [each for each in self._all if each is not None]
+        self._memory = [_memory_of(each) for each in self._tensors]
         for memory in self._memory:
             memory.stamps.add(self)
-        self._marks = [
-            (where, name, each, each.data_ptr(), each._version, each.shape, each.stride())
-            for where, name, each in there
-            if each is not None
-        ]
-        self._absent = [(where, name) for where, name, each in there if each is None]
+        self._forms = [*map(_form, self._tensors)]
+        self._versions, self._places = self._looked_at()
 
-    def holds(self) -> bool:
-        """Whether torch knows of no change since."""
-        if self.stepped:
-            return False
-        for where, name, each, place, version, shape, strides in self._marks:
-            if (
-                where.get(name) is not each
-                or each.data_ptr() != place
-                or each._version != version
-                or each.shape != shape
-                or each.stride() != strides
-            ):
-                return False
-        return all(where.get(name, self) is None for where, name in self._absent)
+    def _looked_at(self) -> tuple[list[Any], list[int]]:
+        return [*map(_version, self._tensors)], [*map(_place, self._tensors)]
+
+    def hold(self) -> bool:
+        """Whether torch knows of no change since, as far as that happens while a model is in use:
+        other Parameters, other memory, other numbers."""
+        there = map(dict.get, self._where, self._names)
+        return (
+            not self.stepped
+            and all(map(is_, there, self._all))
+            and self._looked_at() == (self._versions, self._places)
+        )
+
+    def hold_in_all(self) -> bool:
+        """Besides, whether they have the same shapes, order and dtypes."""
+        return self.hold() and [*map(_form, self._tensors)] == self._forms
+
+
+_version, _place = attrgetter("_version"), Tensor.data_ptr
+
+
+def _form(tensor: Tensor) -> tuple[Any, ...]:
+    return tensor.shape, tensor.stride(), tensor.dtype

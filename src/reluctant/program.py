@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from reluctant.kernels import program as kernels
+from reluctant.kernels.entry import ARRAYS, NUMBERS, TABLE
 from reluctant.kernels.team import Team, team_for
 from reluctant.narrow import Narrow
 from reluctant.weights import as_array
@@ -120,6 +121,19 @@ class Program:
         sizes = rows, heads, d // heads, *lists_at, lists.shape[1], several, keys.numel() // d
         row = (kernels.ATTEND, *places, *sizes)
         return self._add(row, 0.0, queries, keys, values, out, lists, lengths)
+
+    def few(self, table: tuple[Any, ...], x: Tensor, out: Tensor, limit: float, *held: Any) -> int:
+        """out = a feed-forward layer of x, both (rows, d), by the kernel for few tokens.
+
+        table: of `kernels.entry.table_of`, its weights read as the program's; limit: of candidates.
+        held: what its addresses are of. Where the kernel leaves it to others so does the program.
+        Gives the operation's number.
+        """
+        numbers, values, _, read = table
+        assert (len(numbers), len(values)) == (TABLE, NUMBERS) and read.dtype == self._read.dtype
+        row = (kernels.FEW, numbers.ctypes.data, values.ctypes.data, x.data_ptr(), out.data_ptr())
+        self._work += int(numbers[ARRAYS]) * int(numbers[ARRAYS + 1])
+        return self._add((*row, len(x)), limit, table, x, out, *held)
 
     def leave(self) -> int:
         """Here the caller does something; gives the operation's number."""

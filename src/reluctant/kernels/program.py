@@ -13,6 +13,7 @@ from numba import carray
 from reluctant.kernels.attention import look
 from reluctant.kernels.compile import kernel
 from reluctant.kernels.entries import pointer
+from reluctant.kernels.entry import NUMBERS, TABLE, run_at
 from reluctant.kernels.layer_norm import add, layer_norm
 from reluctant.kernels.linear import block_of, outputs
 from reluctant.kernels.team import spread
@@ -23,7 +24,8 @@ EMBED = 0  # ids, table, positions, out, rows, d, positions a sequence, tokens i
 NORM = 1  # x, y, out, rows, d, weight, bias
 MAPS = 2  # x, rows, d, first map, number of maps
 ATTEND = 3  # queries, keys, values, out, rows, heads, d_head, lists, lengths, room, rows a list, keys
-LEAVE = 4  # nothing: what is to be done here is Python's
+FEW = 4  # table and numbers of `entry.table_of`, x, out, rows
+LEAVE = 5  # nothing: what is to be done here is Python's
 FIELDS = 13
 # A map's row in theirs: its weights as they are read, its bias or 0, where its result goes, how
 # many outputs; and of a copy the live weights and what stood there, or 0.
@@ -33,6 +35,7 @@ DONE, STALE, NO_TOKEN = -1, -2, -3
 
 OUTPUTS_OF_A_PIECE = 64
 _ROWS = 4  # of a piece
+_WATCHED = 1 << 14  # outputs of a map that are looked at in each call
 
 
 @kernel()
@@ -57,8 +60,9 @@ def _embed(op: Any, scale: float) -> Any:
         if not 0 <= ids[m] < tokens:
             return False
     for m in range(rows):
+        row, position, into = table[ids[m]], positions[m % length], out[m]
         for j in range(d):
-            out[m, j] = table[ids[m], j] * np.float32(scale) + positions[m % length, j]
+            into[j] = row[j] * np.float32(scale) + position[j]
     return True
 
 
@@ -70,9 +74,9 @@ def _norm(k: int, who: int, op: Any, eps: float) -> None:
     weight, bias = _vector(op[6], d), _vector(op[7], d)
     for m in range(k * _ROWS, min((k + 1) * _ROWS, rows)):
         if op[2] != 0:
-            add(x, y, m)
+            add(x[m], y[m])
         if op[6] != 0:
-            layer_norm(x, m, weight, bias, eps, out)
+            layer_norm(x[m], weight, bias, eps, out[m])
 
 
 @kernel()
@@ -85,7 +89,7 @@ def _map(k: int, who: int, op: Any, maps: Any, read: Any, turn: int, stale: Any)
     hi = min(lo + OUTPUTS_OF_A_PIECE, n)
     if lo >= hi:
         return
-    if at[LIVE] != 0:
+    if at[LIVE] != 0 and k % max(1, n // _WATCHED) == turn % max(1, n // _WATCHED):
         live = _floats(at[LIVE], n, d)
         corner, sums = _vector(at[CORNER], n), carray(pointer(at[SUMS], np.uint64), (n,))
         if rows_changed(live, corner, sums, lo, hi, turn):
@@ -115,14 +119,25 @@ def _attend(r: int, who: int, op: Any) -> None:
 
 
 @kernel()
+def _few(op: Any, limit: float, read: Any, turn: int, totals: Any, team: Any) -> Any:
+    """A feed-forward layer's few-token kernel; whether it served."""
+    table = carray(pointer(op[1], np.int64), (TABLE,))
+    numbers = carray(pointer(op[2], np.float64), (NUMBERS,))
+    kind = np.empty(0, np.float32)
+    return run_at(table, numbers, kind, read, op[3], op[4], op[5], limit, turn, totals, team) == 0
+
+
+@kernel()
 def run(ops: Any, numbers: Any, maps: Any, read: Any, start: int, turn: int, team: Any) -> int:
     """The operations from `start` on, up to one that is Python's, whose number it gives, or DONE.
 
-    ops: (n, FIELDS) int64; numbers: (n,) float64, a factor or an eps; maps: (k, 7) int64; read: an
-    empty array of the type that all maps are read in. turn: a counter, by which rows are compared
-    with their copies in turn. Gives STALE if a map is not what was copied, and NO_TOKEN for an id
-    that is none: then nothing is to be made of what was written.
+    So is a feed-forward layer that its kernel leaves to others. ops: (n, FIELDS) int64; numbers:
+    (n,) float64, a factor, an eps or a limit; maps: (k, 7) int64; read: an empty array of the type
+    that all weights are read in. turn: a counter, by which rows are compared with their copies in
+    turn. Gives STALE if a map is not what was copied, and NO_TOKEN for an id that is none: then
+    nothing is to be made of what was written.
     """
+    totals = np.zeros(2, np.int64)
     stale = np.zeros(1, np.int64)
     for i in range(start, ops.shape[0]):
         op = ops[i]
@@ -131,6 +146,9 @@ def run(ops: Any, numbers: Any, maps: Any, read: Any, start: int, turn: int, tea
         if op[0] == EMBED:
             if not _embed(op, numbers[i]):
                 return NO_TOKEN
+        elif op[0] == FEW:
+            if not _few(op, numbers[i], read, turn, totals, team):
+                return i
         elif op[0] == NORM:
             spread(_norm, team, -(-op[4] // _ROWS), (op, numbers[i]))
         elif op[0] == MAPS:

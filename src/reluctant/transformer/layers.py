@@ -38,14 +38,6 @@ def _kept_sinusoids(length: int, d_model: int) -> Any:
     return sinusoids(length, d_model, numpy)
 
 
-def positions_of(encoding: "PositionalEncoding", length: int, d_model: int) -> Tensor:
-    """What a PositionalEncoding adds to the first `length` positions, (length, d_model) float32."""
-    if encoding.table is not None:
-        return encoding.table.data[:length]
-    kept = _kept_sinusoids(max(256, 1 << (length - 1).bit_length()), d_model)
-    return torch.tensor(kept[:length], dtype=torch.float32)
-
-
 class PositionalEncoding(nn.Module):
     """Adds to each position a vector that tells where it is."""
 

@@ -1,0 +1,137 @@
+"""All linear maps of a served Transformer, as programs read them; and whether there may be any.
+
+A program (`reluctant.program`) does at once what takes a model many calls. Nobody may look at what
+goes on between them, or change it: the modules have to be plain, and their maps served.
+"""
+
+from collections.abc import Iterator
+from operator import attrgetter
+from typing import Any
+
+import torch
+from torch import nn
+
+from reluctant.freshness import Parameters
+from reluctant.linear import MAX_ROWS
+from reluctant.program import Weights, weights_of
+from reluctant.surgery.linears import HeadSeat, MapSeat
+from reluctant.surgery.modes import is_watched
+from reluctant.surgery.swap import Served, map_seat_of
+from reluctant.transformer.attention import MultiHeadAttention
+from reluctant.transformer.layers import (
+    AddNorm,
+    Decoder,
+    DecoderLayer,
+    Encoder,
+    EncoderLayer,
+    PositionalEncoding,
+)
+from reluctant.transformer.model import Transformer
+
+_LAYERS = (EncoderLayer, DecoderLayer)
+_OURS = (Transformer, Encoder, Decoder, *_LAYERS, AddNorm, MultiHeadAttention, PositionalEncoding)
+_TORCHS = (nn.LayerNorm, nn.Dropout, nn.Identity, nn.ModuleList, nn.Embedding)
+_PLAIN = frozenset((*_OURS, *_TORCHS))
+_HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
+_METHODS = frozenset(name for kind in _OURS for name in vars(kind) if callable(vars(kind)[name]))
+_training, _held = attrgetter("training"), attrgetter("__dict__")
+
+
+class Maps:
+    """by_module: the weights of each served map; read: the dtype in which all of them are read."""
+
+    def __init__(self, model: Transformer) -> None:
+        modules = [*_without_hidden_layers(model)]
+        self._modules = [*model.modules()]
+        self._children = [tuple(module._modules.values()) for module in self._modules]
+        self._kinds = [*map(type, self._modules)]
+        self._sizes = [*map(len, map(_held, self._modules))]
+        self._hooks = [vars(module)[hooks] for module in self._modules for hooks in _HOOKS]
+        self.plain = all(map(_is_plain, modules)) and not any(self._hooks)
+        self.by_module: dict[nn.Module, Weights] = {}
+        self.read: torch.dtype | None = None
+        if self.plain:
+            self.parameters = Parameters(self._modules)
+            for module in modules:
+                seat = map_seat_of(module)
+                if isinstance(module, nn.Linear) and seat is not None:
+                    self.by_module[module] = weights_of(module, seat.narrow_of(module))
+            kinds = {
+                each.read for module, each in self.by_module.items() if module is not model.linear
+            }
+            self.read = kinds.pop() if len(kinds) == 1 else None
+
+    def hold(self) -> bool:
+        """Whether all is as it was. At the beginning of each decoding: what can be is done by C."""
+        modules = self._modules
+        return (
+            [tuple(module._modules.values()) for module in modules] == self._children
+            and [*map(type, modules)] == self._kinds
+            and [*map(len, map(_held, modules))] == self._sizes
+            and not any(self._hooks)
+            and (not self.plain or self.parameters.hold_in_all())
+        )
+
+    def head(self, model: Transformer, rows: int) -> Weights | None:
+        """Those of the output projection, if a program of so many rows reads it."""
+        weights = self.by_module.get(model.linear)
+        return None if weights is None or rows > MAX_ROWS or weights.read != self.read else weights
+
+
+def maps_of(model: Transformer) -> Maps | None:
+    """All maps of a model, if programs may do what it does, now and without gradients."""
+    if torch.is_grad_enabled() or is_watched() or not model.decoder.layers:
+        return None
+    if type(model) is not Transformer or not model.config.encoder_layers:
+        return None
+    first: Any = model.decoder.layers[0]
+    seat = map_seat_of(first.masked_multi_head_attention.query)
+    if seat is None:
+        return None
+    maps: Maps | None = seat.all_maps
+    if maps is None or not maps.hold():
+        maps = seat.all_maps = Maps(model)
+    return maps if maps.read is not None and not any(map(_training, maps._modules)) else None
+
+
+def forget(model: Transformer) -> None:
+    """All that was made of a model's maps."""
+    for module in model.modules():
+        if (seat := map_seat_of(module)) is not None:
+            seat.forget()
+
+
+def _without_hidden_layers(module: nn.Module) -> Iterator[nn.Module]:
+    """The module and what it consists of, but for feed-forward layers."""
+    yield module
+    for name, child in module._modules.items():
+        if child is not None and not (name == "feed_forward" and isinstance(module, _LAYERS)):
+            yield from _without_hidden_layers(child)
+
+
+def _is_plain(module: nn.Module) -> bool:
+    """Whether it computes what its class says, from float32 numbers."""
+    kind: Any = type(module)
+    if not vars(module).keys().isdisjoint(_METHODS):
+        return False
+    if isinstance(module, nn.Embedding) and module.max_norm is not None:  # a look-up changes it
+        return False
+    if isinstance(module, nn.LayerNorm) and (
+        module.weight is None or len(module.normalized_shape) != 1
+    ):
+        return False
+    if kind not in _PLAIN:
+        seat = map_seat_of(module)
+        if type(seat) not in (MapSeat, HeadSeat) or seat.batch_invariant:  # type: ignore[union-attr]
+            return False
+        if not issubclass(kind, Served) or kind._unserved is not nn.Linear:
+            return False
+    return all(
+        type(parameter) is nn.Parameter
+        and parameter.dtype is torch.float32
+        and parameter.is_cpu
+        and parameter.is_contiguous()
+        and not parameter.is_inference()
+        for parameter in module._parameters.values()
+        if parameter is not None
+    )
