@@ -7,6 +7,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from reluctant.kernels import best
 from reluctant.kernels import program as kernels
 from reluctant.kernels.entry import ARRAYS, NUMBERS, TABLE
 from reluctant.kernels.team import Team, team_for
@@ -46,6 +47,27 @@ def weights_of(linear: nn.Linear, narrow: Narrow | None) -> Weights:
     stood = copied.corner.ctypes.data, copied.sums.ctypes.data
     row = (copied.copy.data_ptr(), bias_at, 0, n, weight.data_ptr(), *stood)
     return Weights(row, copied.copy.dtype, n, d, (weight, bias, copied))
+
+
+def most_probable(
+    logits: Tensor, k: int, left_out: int | None, *, counts: bool
+) -> tuple[Tensor, Tensor]:
+    """Ids and log softmax of the k largest logits of each row, falling, the lowest of equals first:
+    (rows, k) int64 and float32. Of a row with a NaN in it all are NaN.
+
+    logits: (rows, n) float32, contiguous, on the CPU; left_out: an id that is not among them, whose
+    logits are overwritten; counts: whether it has its share in the probabilities.
+
+    >>> ids, gains = most_probable(torch.tensor([[0.0, 2.0, 1.0]]), 2, None, counts=True)
+    >>> ids, gains.exp()
+    (tensor([[1, 2]]), tensor([[0.6652, 0.2447]]))
+    """
+    ids = torch.empty(len(logits), k, dtype=torch.int64, device="cpu")
+    gains = torch.empty(len(logits), k, device="cpu")
+    given, *found = (as_array(each) for each in (logits, ids, gains))
+    team = team_for(8 * logits.nbytes)
+    best.run(given, -1 if left_out is None else left_out, counts, *found, team)
+    return ids, gains
 
 
 class Program:

@@ -41,7 +41,8 @@ class Maps:
     """by_module: the weights of each served map; read: the dtype in which all of them are read."""
 
     def __init__(self, model: Transformer) -> None:
-        modules = [*_without_hidden_layers(model)]
+        head = model.linear if type(model.linear) is nn.Linear else None  # called as it is
+        modules = [each for each in _without_hidden_layers(model) if each is not head]
         self._modules = [*model.modules()]
         self._children = [tuple(module._modules.values()) for module in self._modules]
         self._kinds = [*map(type, self._modules)]
@@ -52,14 +53,20 @@ class Maps:
         self.read: torch.dtype | None = None
         if self.plain:
             self.parameters = Parameters(self._modules)
-            for module in modules:
-                seat = map_seat_of(module)
-                if isinstance(module, nn.Linear) and seat is not None:
-                    self.by_module[module] = weights_of(module, seat.narrow_of(module))
-            kinds = {
-                each.read for module, each in self.by_module.items() if module is not model.linear
+            self._read(model, [m for m in modules if map_seat_of(m) is not None])
+
+    def _read(self, model: Transformer, maps: list[Any]) -> None:
+        for narrow in (True, False):  # a program reads all in one dtype
+            self.by_module = {
+                each: weights_of(each, map_seat_of(each).narrow_of(each) if narrow else None)  # type: ignore[union-attr]
+                for each in maps
             }
-            self.read = kinds.pop() if len(kinds) == 1 else None
+            kinds = {
+                weights.read for each, weights in self.by_module.items() if each is not model.linear
+            }
+            if len(kinds) == 1:
+                self.read = kinds.pop()
+                return
 
     def hold(self) -> bool:
         """Whether all is as it was. At the beginning of each decoding: what can be is done by C."""

@@ -11,16 +11,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from reluctant.kernels import best as best_kernel
 from reluctant.kernels.program import OUT
-from reluctant.kernels.team import team_for
-from reluctant.program import DONE, NO_TOKEN
+from reluctant.program import DONE, NO_TOKEN, most_probable
 from reluctant.surgery.modes import is_watched
 from reluctant.transformer.cache import Cache, KeyValues, Past
 from reluctant.transformer.maps import Maps, forget, maps_of
 from reluctant.transformer.model import Transformer
 from reluctant.transformer.sublayers import Stack, positions_of
-from reluctant.weights import as_array
 
 MOST_ROWS = 256  # beyond, torch's own products are as fast
 _ROOM = 32  # positions there is room for at first
@@ -151,11 +148,7 @@ class Decoder:
         if x is None:
             return None
         logits = self._model.linear(x) if self._logits is None else self._logits
-        ids, gains = torch.empty(self.rows, k, dtype=torch.int64), torch.empty(self.rows, k)
-        team = team_for(8 * logits.nbytes)
-        arrays = as_array(logits), as_array(ids), as_array(gains)
-        best_kernel.run(arrays[0], -1 if left_out is None else left_out, counts, *arrays[1:], team)
-        return ids, gains
+        return most_probable(logits, k, left_out, counts=counts)
 
     def _step(self, ids: Tensor) -> bool:
         at = self.cache.length
