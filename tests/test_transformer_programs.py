@@ -1,6 +1,7 @@
 """A served encoder-decoder's steps as programs: the same numbers as its own, and nobody misled."""
 
 import copy
+import weakref
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -10,6 +11,7 @@ from torch import Tensor, nn
 
 import reluctant
 from reluctant.errors import ReluctantError
+from reluctant.surgery.swap import map_seat_of
 from reluctant.transformer import Transformer, TransformerConfig, beam_search, greedy
 from reluctant.transformer import pooled_beam_search as pooled
 from reluctant.transformer import served as programs
@@ -266,3 +268,20 @@ def test_ids_that_are_none() -> None:
         greedy(model, torch.tensor([[3, V]]))
     with pytest.raises(ReluctantError, match="token ids"):
         greedy(model, SOURCES, choose=lambda given, step: torch.full((len(given),), V))
+
+
+def test_nothing_is_kept_for_long() -> None:
+    model, targets = served(build(11)), torch.randint(3, V, (4, 3))
+    logits(model, targets)
+    layer: Any = model.decoder.layers[0]
+    query = layer.multi_head_attention.query
+    seat: Any = map_seat_of(query)
+    held = weakref.ref(seat.narrow_of(query).copied().copy)
+    assert held() is not None
+    reluctant.restore(model)
+    assert held() is None
+    reluctant.optimize(model, narrow=True)
+    logits(model, targets)
+    gone = weakref.ref(query)
+    del model, layer, query, seat
+    assert gone() is None

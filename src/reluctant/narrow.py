@@ -23,7 +23,9 @@ _ROWS = 2**14  # that are looked at in each call
 
 @dataclass(frozen=True)
 class Copied:
-    """copy: None: there is none. stamp: of the weight before it was copied. corner, sums, parts: what `watch.part_changed` compares."""
+    """copy: None: there is none. stamp: of the weight before it was copied. corner, sums, parts:
+    what `watch.part_changed` compares.
+    """
 
     stamp: Stamp
     copy: Tensor | None = None

@@ -91,9 +91,11 @@ class Program:
         self._work, self._turn = 0, 0
         self._tables: tuple[Any, ...] | None = None
 
-    def embed(self, ids: Tensor, table: Tensor, scale: float, positions: Tensor, out: Tensor) -> int:
-        """out = table[ids] scale + positions: (rows, d). ids: (rows,) int64; positions: (length, d),
-        in turns. Gives the operation's number."""
+    def embed(
+        self, ids: Tensor, table: Tensor, scale: float, positions: Tensor, out: Tensor
+    ) -> int:
+        """out = table[ids] scale + positions: (rows, d). ids: (rows,) int64; positions: (length,
+        d), in turns. Gives the operation's number."""
         places = ids.data_ptr(), table.data_ptr(), positions.data_ptr(), out.data_ptr()
         sizes = (*out.shape, len(positions), len(table))
         return self._add((kernels.EMBED, *places, *sizes), scale, ids, table, positions, out)
@@ -105,8 +107,7 @@ class Program:
         out: Tensor,
         norm: nn.LayerNorm | None,
     ) -> None:
-        """x += y, then out = norm(x), of rows; without y the latter alone, without norm the former.
-        """
+        """x += y, then out = norm(x), of rows; without y or norm, the other alone."""
         places = x.data_ptr(), 0 if y is None else y.data_ptr(), out.data_ptr()
         weight, bias = (None, None) if norm is None else (norm.weight, norm.bias)
         weights = (0 if each is None else each.data_ptr() for each in (weight, bias))
@@ -117,9 +118,8 @@ class Program:
         """outs = x weights^T + bias, of maps of as many outputs; gives the first one's number."""
         first = len(self._map_rows)
         for weights, out in zip(maps, outs, strict=True):
-            row = list(weights.row)
-            row[kernels.OUT] = out.data_ptr()
-            self._map_rows.append(tuple(row))
+            before, after = weights.row[: kernels.OUT], weights.row[kernels.OUT + 1 :]
+            self._map_rows.append((*before, out.data_ptr(), *after))
             self._work += weights.n * weights.d * weights.read.itemsize * (1 + len(x) // 4)
         pieces = -(-max(weights.n for weights in maps) // kernels.OUTPUTS_OF_A_PIECE)
         row = (kernels.MAPS, x.data_ptr(), *x.shape, first, len(maps), pieces)
@@ -152,7 +152,7 @@ class Program:
         Gives the operation's number.
         """
         numbers, values, _, read = table
-        assert (len(numbers), len(values)) == (TABLE, NUMBERS) and read.dtype == self._read.dtype
+        assert (len(numbers), len(values), read.dtype) == (TABLE, NUMBERS, self._read.dtype)
         row = (kernels.FEW, numbers.ctypes.data, values.ctypes.data, x.data_ptr(), out.data_ptr())
         self._work += int(numbers[ARRAYS]) * int(numbers[ARRAYS + 1])
         return self._add((*row, len(x)), limit, table, x, out, *held)

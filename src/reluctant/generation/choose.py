@@ -111,8 +111,8 @@ def likeliest(
     left_out: int | None,
     say: Callable[[str], object],
 ) -> tuple[Any, Any] | None:
-    """`decided` by `greedy`, where float32 logits are the scores, in one call: the ids, and how many
-    logits were computed for each."""
+    """`decided` by `greedy`, where float32 logits are the scores, in one call: the ids, and how
+    many logits were computed for each."""
     for _ in range(2):
         try:
             return projection().likeliest(x.contiguous(), left_out, MOST)

@@ -87,9 +87,7 @@ def run(
     return FOUND
 
 
-def table_of(
-    arrays: Sequence[Any], weight: Any, numbers: Sequence[float]
-) -> tuple[Any, Any]:
+def table_of(arrays: Sequence[Any], weight: Any, numbers: Sequence[float]) -> tuple[Any, Any]:
     """What `run_at` takes first. The arrays, which have to outlive it: q, scale, radius, own_norm,
     row_sum, centre, corner, sums. numbers: max_norm, slack, in_integers, parts."""
     q = arrays[0]

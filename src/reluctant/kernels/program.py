@@ -23,7 +23,8 @@ from reluctant.kernels.watch import rows_changed
 EMBED = 0  # ids, table, positions, out, rows, d, positions a sequence, tokens in the table
 NORM = 1  # x, y, out, rows, d, weight, bias
 MAPS = 2  # x, rows, d, first map, number of maps
-ATTEND = 3  # queries, keys, values, out, rows, heads, d_head, lists, lengths, room, rows a list, keys
+ATTEND = 3  # queries, keys, values, out, rows, heads, d_head, lists, lengths, their room, rows that
+# see what is on one of them, keys
 FEW = 4  # table and numbers of `entry.table_of`, x, out, rows
 LEAVE = 5  # nothing: what is to be done here is Python's
 FIELDS = 13
@@ -50,8 +51,7 @@ def _vector(address: int, d: int) -> Any:
 
 @kernel()
 def _embed(op: Any, scale: float) -> Any:
-    """Rows of a table, times a factor, and positions; False, nothing done, for an id that none has.
-    """
+    """Rows of a table, times a factor, and positions; False, nothing done, for an id of no row."""
     rows, d, length, tokens = op[5], op[6], op[7], op[8]
     ids = carray(pointer(op[1], np.int64), (rows,))
     table, out = _floats(op[2], tokens, d), _floats(op[4], rows, d)

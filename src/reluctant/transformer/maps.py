@@ -4,6 +4,7 @@ A program (`reluctant.program`) does at once what takes a model many calls. Nobo
 goes on between them, or change it: the modules have to be plain, and their maps served.
 """
 
+import weakref
 from collections.abc import Iterator
 from operator import attrgetter
 from typing import Any
@@ -38,22 +39,26 @@ _training, _held = attrgetter("training"), attrgetter("__dict__")
 
 
 class Maps:
-    """by_module: the weights of each served map; read: the dtype in which all of them are read."""
+    """All that programs need of a model's modules, and whether these are still as they were.
+
+    by_module: the weights of each served map; read: the dtype in which all of them are read, None
+    if programs may do nothing. Holds no reference to the model itself, which would keep it alive.
+    """
 
     def __init__(self, model: Transformer) -> None:
         head = model.linear if type(model.linear) is nn.Linear else None  # called as it is
-        modules = [each for each in _without_hidden_layers(model) if each is not head]
-        self._modules = [*model.modules()]
-        self._children = [tuple(module._modules.values()) for module in self._modules]
-        self._kinds = [*map(type, self._modules)]
-        self._sizes = [*map(len, map(_held, self._modules))]
+        looked_at = [each for each in _without_hidden_layers(model) if each is not head]
+        self._modules = [*model.modules()][1:]
+        self._seen = self._look(model)
         self._hooks = [vars(module)[hooks] for module in self._modules for hooks in _HOOKS]
-        self.plain = all(map(_is_plain, modules)) and not any(self._hooks)
+        self._parameters: Parameters | None = None
+        self._hooked = [*map(bool, self._hooks)]
+        self._forgotten = False
         self.by_module: dict[nn.Module, Weights] = {}
         self.read: torch.dtype | None = None
-        if self.plain:
-            self.parameters = Parameters(self._modules)
-            self._read(model, [m for m in modules if map_seat_of(m) is not None])
+        if all(map(_is_plain, looked_at)) and not any(self._hooked):
+            self._parameters = Parameters(self._modules)
+            self._read(model, [each for each in looked_at if map_seat_of(each) is not None])
 
     def _read(self, model: Transformer, maps: list[Any]) -> None:
         for narrow in (True, False):  # a program reads all in one dtype
@@ -65,19 +70,39 @@ class Maps:
                 weights.read for each, weights in self.by_module.items() if each is not model.linear
             }
             if len(kinds) == 1:
-                self.read = kinds.pop()
-                return
+                break
+        self.read = kinds.pop() if len(kinds) == 1 else None
+        for each in maps:
+            map_seat_of(each).reader = weakref.ref(self)  # type: ignore[union-attr]
 
-    def hold(self) -> bool:
-        """Whether all is as it was. At the beginning of each decoding: what can be is done by C."""
-        modules = self._modules
+    def _look(self, model: Transformer) -> tuple[list[Any], ...]:
+        """What the modules consist of. At the beginning of each decoding: what can be is C's."""
+        modules = [model, *self._modules]
+        children = [tuple(module._modules.values()) for module in modules]
         return (
-            [tuple(module._modules.values()) for module in modules] == self._children
-            and [*map(type, modules)] == self._kinds
-            and [*map(len, map(_held, modules))] == self._sizes
-            and not any(self._hooks)
-            and (not self.plain or self.parameters.hold_in_all())
+            children[1:],
+            [*map(id, children[0])],
+            [*map(type, modules)],
+            [*map(len, map(_held, modules))],
         )
+
+    def hold(self, model: Transformer) -> bool:
+        """Whether all is as it was: no other modules, attributes, hooks or parameters."""
+        same = self._look(model) == self._seen and [*map(bool, self._hooks)] == self._hooked
+        known = self._parameters is None or self._parameters.hold_in_all()
+        return same and known and not self._forgotten
+
+    def fresh(self) -> bool:
+        """Whether the parameters are those they were, at every step."""
+        return self._parameters is not None and self._parameters.hold()
+
+    def training(self) -> bool:
+        """Whether a module is in training mode."""
+        return any(map(_training, self._modules))
+
+    def forget(self) -> None:
+        """Keep nothing of the weights."""
+        self.by_module, self.read, self._forgotten = {}, None, True
 
     def head(self, model: Transformer, rows: int) -> Weights | None:
         """Those of the output projection, if a program of so many rows reads it."""
@@ -85,20 +110,19 @@ class Maps:
         return None if weights is None or rows > MAX_ROWS or weights.read != self.read else weights
 
 
+_of_models: "weakref.WeakKeyDictionary[nn.Module, Maps]" = weakref.WeakKeyDictionary()
+
+
 def maps_of(model: Transformer) -> Maps | None:
     """All maps of a model, if programs may do what it does, now and without gradients."""
-    if torch.is_grad_enabled() or is_watched() or not model.decoder.layers:
+    if torch.is_grad_enabled() or is_watched() or type(model) is not Transformer:
         return None
-    if type(model) is not Transformer or not model.config.encoder_layers:
+    if not (model.config.encoder_layers and model.config.decoder_layers):
         return None
-    first: Any = model.decoder.layers[0]
-    seat = map_seat_of(first.masked_multi_head_attention.query)
-    if seat is None:
-        return None
-    maps: Maps | None = seat.all_maps
-    if maps is None or not maps.hold():
-        maps = seat.all_maps = Maps(model)
-    return maps if maps.read is not None and not any(map(_training, maps._modules)) else None
+    maps = _of_models.get(model)
+    if maps is None or not maps.hold(model):
+        maps = _of_models[model] = Maps(model)
+    return None if maps.read is None or maps.training() else maps
 
 
 def forget(model: Transformer) -> None:

@@ -55,8 +55,8 @@ def start(model: Transformer, source: Tensor) -> Cache | None:
         stack.program.maps(stack.x, two, [*memory.view(len(two), rows, d)])
         found = stack.run()
         if found == DONE:
-            each = iter(memory.view(len(two), batch, m, heads, d // heads).transpose(2, 3))
-            return Cache([Past(KeyValues(), pair) for pair in zip(each, each)], mask, batch)
+            each = memory.view(-1, 2, batch, m, heads, d // heads).transpose(3, 4)
+            return Cache([Past(KeyValues(), (k, v)) for k, v in each], mask, batch)
         if found == NO_TOKEN:
             return None
         forget(model)  # a map is not what was copied, which torch does not know
@@ -116,7 +116,7 @@ class Decoder:
             attention = layer.masked_multi_head_attention
             firsts.append(stack.attend(layer.add_norm_1, attention, keys, values, own, own=True))
             attention = layer.multi_head_attention
-            stack.attend(layer.add_norm_2, attention, *memory, seen, own=False)
+            stack.attend(layer.add_norm_2, attention, memory[0], memory[1], seen, own=False)
             stack.feed_forward(layer.add_norm_3, layer.feed_forward)
         stack.finish(decoder.norm)
         self._logits: Tensor | None = None
@@ -158,7 +158,7 @@ class Decoder:
         self._lists[:, at] = np.arange(at * self.rows, (at + 1) * self.rows)
         self._lengths[:] = at + 1
         for _ in range(2):
-            if not self._maps.parameters.hold() and not self._renew():
+            if not self._maps.fresh() and not self._renew():
                 return False
             if not self._stack.holds():
                 self._build()

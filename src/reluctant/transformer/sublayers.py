@@ -69,9 +69,8 @@ class Stack:
         the first way, by calling it."""
         given, seat = self._before(add_norm), seat_of(module)
         found = None
-        if seat is not None and seat.site.row is None and seat.serves(module, given):
-            if kind_of(given) in seat.checked:
-                found = seat.engine.first_few(given)
+        if seat is not None and seat.serves(module, given) and kind_of(given) in seat.checked:
+            found = seat.engine.first_few(given)
         if seat is not None and found is not None and found[0].read is self.maps.read:
             ready, limit = found
             op = self.program.few(ready.few, given, self._out, limit, ready)
