@@ -229,6 +229,22 @@ class Engine:
                 f"{tuple(x.shape)} {x.dtype}"
             )
 
+    def first_few(self, x: Tensor) -> tuple[Prepared, float] | None:
+        """What the kernel for few tokens reads, and the share of candidates above which it gives
+        up, if a call without gradients of so many rows, (m, d_model), tries it first; else None.
+
+        True as long as the weights are: who keeps it has to ask `keeps` at each call.
+        """
+        if self.batch_invariant or not 0 < len(x) <= few.MAX_TOKENS:
+            return None
+        limits = self._limits(x, len(x))
+        ready = self._ready(x, limits) if limits.few else None
+        return None if ready is None or ready.sketch is None else (ready, limits.few)
+
+    def keeps(self, ready: Prepared) -> bool:
+        """Whether no other has taken its place."""
+        return self._derived.keeps(ready)
+
     def _limits(self, x: Tensor, tokens: int) -> Limits:
         """Which ways may be tried: from this call's shape alone."""
         if tokens == 0 or not x.is_cpu or torch.is_autocast_enabled("cpu"):

@@ -7,13 +7,14 @@ of ours counts as a change. And what kernels *remember* and compare at each call
 """
 
 import weakref
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from functools import cache
+from operator import attrgetter, is_
 from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.optim.optimizer import Optimizer, register_optimizer_step_post_hook
 
 from reluctant.kernels.watch import Watched, remember
@@ -26,7 +27,7 @@ class _Memory:
     __slots__ = ("__weakref__", "stamps")
 
     def __init__(self) -> None:
-        self.stamps: weakref.WeakSet[Stamp] = weakref.WeakSet()
+        self.stamps: weakref.WeakSet[Stamp | Parameters] = weakref.WeakSet()
 
 
 # By the memory's address, not by parameter: a step on a flat vector is one on its views.
@@ -149,3 +150,54 @@ def finite(weight: Tensor) -> bool:
     if weight.device.type == "meta" or weight.numel() == 0:
         return True
     return bool(torch.isfinite(torch.stack(torch.aminmax(weight.detach()))).all())
+
+
+class Parameters:
+    """All parameters of some modules, as they are now: in few looks, for who asks at every step.
+
+    Raises RuntimeError for one that was made in inference mode, of whose changes torch does not
+    tell.
+
+    >>> linear = nn.Linear(8, 32)
+    >>> parameters = Parameters([linear])
+    >>> linear.bias = None
+    >>> parameters.hold()
+    False
+    """
+
+    def __init__(self, modules: Iterable[nn.Module]) -> None:
+        _watch_steps()
+        self.stepped = False
+        places = [(m._parameters, name) for m in modules for name in m._parameters]
+        self._where, self._names = [where for where, _ in places], [name for _, name in places]
+        self._all = [where[name] for where, name in places]
+        self._tensors = [each for each in self._all if each is not None]
+        self._memory = [_memory_of(each) for each in self._tensors]
+        for memory in self._memory:
+            memory.stamps.add(self)
+        self._forms = [*map(_form, self._tensors)]
+        self._versions, self._places = self._looked_at()
+
+    def _looked_at(self) -> tuple[list[Any], list[int]]:
+        return [*map(_version, self._tensors)], [*map(_place, self._tensors)]
+
+    def hold(self) -> bool:
+        """Whether torch knows of no change since, as far as that happens while a model is in use:
+        other Parameters, other memory, other numbers."""
+        there = map(dict.get, self._where, self._names)
+        return (
+            not self.stepped
+            and all(map(is_, there, self._all))
+            and self._looked_at() == (self._versions, self._places)
+        )
+
+    def hold_in_all(self) -> bool:
+        """Besides, whether they have the same shapes, order and dtypes."""
+        return self.hold() and [*map(_form, self._tensors)] == self._forms
+
+
+_version, _place = attrgetter("_version"), Tensor.data_ptr
+
+
+def _form(tensor: Tensor) -> tuple[Any, ...]:
+    return tensor.shape, tensor.stride(), tensor.dtype

@@ -22,8 +22,10 @@ _ROWS = 2**14  # that are looked at in each call
 
 
 @dataclass(frozen=True)
-class _Copied:
-    """copy: None: there is none. corner, sums, parts: what `watch.part_changed` compares."""
+class Copied:
+    """copy: None: there is none. stamp: of the weight before it was copied. corner, sums, parts:
+    what `watch.part_changed` compares.
+    """
 
     stamp: Stamp
     copy: Tensor | None = None
@@ -50,7 +52,7 @@ class Narrow:
 
     def __init__(self, linear: nn.Linear) -> None:
         self._map, self._lock = Map(linear), OwnLock()
-        self._now: _Copied | None = None
+        self._now: Copied | None = None
         self._turn = 0
 
     def is_of(self, linear: nn.Module) -> bool:
@@ -70,6 +72,11 @@ class Narrow:
                 now = self._made()
         return self._weight() if now.copy is None else now.copy
 
+    def copied(self) -> Copied:
+        """The copy, as far as torch tells of changes: who reads it looks for others."""
+        now = self._now
+        return now if now is not None and now.stamp.holds() else self._made()
+
     @property
     def memory_bytes(self) -> int:
         """What the copy takes, if there is one by now."""
@@ -86,7 +93,7 @@ class Narrow:
         weight: Tensor = self._map.tensors()[0].data
         return weight
 
-    def _made(self) -> _Copied:
+    def _made(self) -> Copied:
         with self._lock.held():
             now = self._now  # another thread may have made it meanwhile
             if now is None or not now.stamp.holds():
@@ -94,7 +101,7 @@ class Narrow:
             return now
 
     @torch.no_grad()
-    def _copied(self) -> _Copied:
+    def _copied(self) -> Copied:
         with torch.inference_mode(False):
             stamp, weight = Stamp(self._map), self._weight()  # the stamp before anything is read
             dtype = torch.float32
@@ -102,9 +109,9 @@ class Narrow:
             if plain and weight.dtype is torch.float32:
                 dtype = narrowest([weight], SERVED)
             if dtype is torch.float32:
-                return _Copied(stamp)
+                return Copied(stamp)
             live = as_array(weight)
             corner, sums = np.empty(len(live), live.dtype), np.empty(len(live), np.uint64)
             remember(live, 0, corner, corner, sums)
             parts = max(1, len(live) // _ROWS)
-            return _Copied(stamp, copy_of(weight, dtype), corner, sums, parts)
+            return Copied(stamp, copy_of(weight, dtype), corner, sums, parts)

@@ -20,6 +20,8 @@ from reluctant.kernels import sums
 from reluctant.kernels.entry import run_at
 from reluctant.kernels.team import team_of
 from reluctant.linear import few_rows
+from reluctant.narrow import Narrow
+from reluctant.program import Program, most_probable, weights_of
 from reluctant.projection import Projection
 from reluctant.sketch import SERVED
 from reluctant.training import DTYPES, Call, Weights, feed_forward
@@ -74,7 +76,7 @@ def names() -> list[str]:
 
 
 def _maps(dtype: torch.dtype) -> str:
-    return f"{_name(dtype)}: output projection, linear maps, attention"
+    return f"{_name(dtype)}: output projection, linear maps, attention, programs"
 
 
 def _steps(dtype: torch.dtype, gated: bool) -> str:
@@ -110,7 +112,7 @@ def compile_one(kind: Kind) -> str:
 @torch.no_grad()
 def compile_maps(dtype: torch.dtype) -> None:
     """The same for output projections, for linear maps of few rows, with weights of this dtype and
-    numbers of it or of float32, and for attention."""
+    numbers of it or of float32, for attention, and for programs."""
     linear = nn.Linear(D_MODEL, D_FF).to(dtype)
     projection, x = Projection(linear), torch.ones(1, D_MODEL, dtype=dtype)
     low, up = projection.bounds(x)
@@ -119,6 +121,14 @@ def compile_maps(dtype: torch.dtype) -> None:
     projection.all(x)
     few_rows(x.float(), linear.weight, None)
     attention(*(x.view(1, 1, 1, -1) for _ in range(3)))
+    if dtype is torch.float32:
+        projection.likeliest(x, None, 3)
+    floats, y = nn.Linear(D_MODEL, D_FF).to(dtype).float(), torch.empty(1, D_FF)
+    weights = weights_of(floats, Narrow(floats))
+    program = Program(weights.read)
+    program.maps(x.float(), [weights], [y])
+    program.run()
+    most_probable(y, 3, None, counts=True)
 
 
 def compile_step(dtype: torch.dtype, *, gated: bool) -> None:

@@ -75,6 +75,10 @@ class Derived:
                 self._now = now
             return now
 
+    def keeps(self, ready: Prepared) -> bool:
+        """Whether it is what was made last."""
+        return self._now is ready
+
     def drop(self, untrue: Prepared | None = None) -> None:
         """Forget it; if it is given, only as long as no other has taken its place."""
         with self._lock.held():

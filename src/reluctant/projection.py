@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from reluctant.errors import ReluctantError
 from reluctant.freshness import Stamp
+from reluctant.kernels import likeliest
 from reluctant.kernels import projection as kernels
 from reluctant.kernels.lanes import GROUP
 from reluctant.kernels.team import team_for
@@ -29,7 +30,7 @@ class Stale(Exception):  # noqa: N818 - a finding, not an error
 @dataclass(frozen=True)
 class _Sketched:
     """rows, rest: the arguments of `kernels.bounds` before and after the biases; corner, sums:
-    those of `watch.part_changed`.
+    those of `watch.part_changed`; table: what `likeliest.run_at` takes first.
     """
 
     stamp: Stamp
@@ -37,6 +38,7 @@ class _Sketched:
     rest: tuple[Any, ...]
     corner: Any
     sums: Any
+    table: tuple[Any, ...]
 
 
 class Projection:
@@ -89,6 +91,26 @@ class Projection:
         arguments = (as_array(x), *now.rows, as_array(biases), *now.rest, low.numpy(), up.numpy())
         kernels.bounds(*arguments, team_for(now.rows[0].nbytes))
         return low[:, :n], up[:, :n]
+
+    def likeliest(self, x: Tensor, left_out: int | None, most: int) -> tuple[Any, Any] | None:
+        """The ids of each row's largest logit, the lowest of equals, and how many logits of it were
+        computed: NumPy's, (rows,) int64. None where that tells nothing: of one row it would have to
+        be more than `most`, or there is a NaN.
+
+        x: (rows, d_model) float32, contiguous; so are the weights. left_out: an id that is not to
+        be chosen. Raises Stale as `bounds` and `some`.
+        """
+        now = self._get()
+        _, bias = self.map.tensors()
+        self._turn += 1
+        chosen, read = np.empty((2, len(x)), np.int64)
+        at = x.data_ptr(), len(x), 0 if bias is None else bias.data_ptr()
+        how = self._turn, -1 if left_out is None else left_out, most, chosen, read
+        status = likeliest.run_at(*now.table, *at, *how, team_for(now.rows[0].nbytes))
+        if status == likeliest.STALE:
+            self.forget()
+            raise Stale
+        return (chosen, read) if status == likeliest.FOUND else None
 
     def some(self, x: Tensor, row: int, outputs: Tensor, low: Tensor, up: Tensor) -> Tensor:
         """These logits of row `row`, in the weights' dtype, with the bits that `all` gives them.
@@ -145,4 +167,6 @@ class Projection:
             stored = as_array(weight.data)
             corner, sums = np.empty(n, stored.dtype), np.empty(n, np.uint64)
             remember(stored, 0, corner, corner, sums)
-            return _Sketched(stamp, rows, rest, corner, sums)
+            arrays = (*rows, sketch.centre, corner, sums)
+            table = likeliest.table_of(arrays, stored, (*rest[1:], _SHARES))
+            return _Sketched(stamp, rows, rest, corner, sums, table)

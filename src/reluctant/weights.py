@@ -139,7 +139,10 @@ class Map:
         linear = self._linear()
         if linear is None:
             raise ReluctantError("expected a linear map that is still there; it is gone")
-        return linear.weight, linear.bias
+        try:  # read as such: on every call, and cheaper than attributes
+            return linear._parameters["weight"], linear._parameters["bias"]
+        except KeyError:  # pruned, or parametrized
+            return linear.weight, linear.bias
 
 
 def stored_as(weight: Tensor) -> tuple[Tensor, bool] | None:

@@ -8,7 +8,7 @@ id among equals.
 """
 
 from collections.abc import Callable, Sequence
-from typing import Protocol
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
@@ -99,6 +99,25 @@ def decided(
             continue
         except Undecided:
             break
+        except ReluctantError as error:
+            say(str(error))
+            break
+    return None
+
+
+def likeliest(
+    projection: Callable[[], Projection],
+    x: Tensor,
+    left_out: int | None,
+    say: Callable[[str], object],
+) -> tuple[Any, Any] | None:
+    """`decided` by `greedy`, where float32 logits are the scores, in one call: the ids, and how
+    many logits were computed for each."""
+    for _ in range(2):
+        try:
+            return projection().likeliest(x.contiguous(), left_out, MOST)
+        except Stale:
+            continue
         except ReluctantError as error:
             say(str(error))
             break

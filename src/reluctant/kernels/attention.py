@@ -5,6 +5,7 @@ stands, nor other queries and sentences change a bit. The exponential is our own
 multiplications that IEEE 754 rounds alike in vectors and one by one; a library's is not.
 """
 
+import math
 from typing import Any
 
 import numpy as np
@@ -21,6 +22,7 @@ from reluctant.kernels.vector import I64
 
 _LOG2_E, _LN2_HIGH, _LN2_LOW = 1.4426950408889634, 0.6931471803691238, 1.9082149292705877e-10
 _LOWEST = -700.0  # e^x is nothing beside 1 from here on
+_TAYLOR = tuple(1.0 / math.factorial(n) for n in range(13, -1, -1))
 
 
 @intrinsic
@@ -36,28 +38,53 @@ def _power_of_two(_: Any, k: Any) -> Any:
 
 @kernel()
 def exponential(x: float) -> Any:
-    """e^x for x <= 0, to some 1e-15 of it; 0 below -700; NaN for NaN."""
-    if not x >= _LOWEST:
-        return x if x != x else 0.0  # noqa: PLR0124  NaN
-    k = np.rint(x * _LOG2_E)
-    r = (x - k * _LN2_HIGH) - k * _LN2_LOW
-    total = 1.0
-    for n in range(13, 0, -1):  # Taylor's, Horner's way: |r| <= ln(2) / 2
-        total = 1.0 + total * r / n
-    return total * _power_of_two(np.int64(k))
+    """e^x for x <= 0, to some 1e-15 of it; 0 below -700; NaN for NaN.
+
+    Without a branch, so that a loop of them becomes vectors.
+    """
+    seen = x >= _LOWEST
+    near = x if seen else 0.0
+    k = np.rint(near * _LOG2_E)
+    r = (near - k * _LN2_HIGH) - k * _LN2_LOW
+    total = 0.0
+    for c in _TAYLOR:  # Horner's way: |r| <= ln(2) / 2
+        total = total * r + c
+    found = total * _power_of_two(np.int64(np.int32(k)))
+    return found if seen else x * 0.0 if x != x else 0.0  # noqa: PLR0124  NaN
 
 
 @kernel()
 def _weights(scores: Any, count: int) -> None:
     """scores[:count] becomes softmax of itself."""
-    largest, total = np.float32(-np.inf), 0.0
+    largest, total, powers = np.float32(-np.inf), 0.0, np.empty(count)
     for p in range(count):
         largest = max(largest, scores[p])
     for p in range(count):
-        total += exponential(np.float64(scores[p]) - np.float64(largest))
+        powers[p] = exponential(np.float64(scores[p]) - np.float64(largest))
     for p in range(count):
-        own = exponential(np.float64(scores[p]) - np.float64(largest))
-        scores[p] = np.float32(own / total)
+        total += powers[p]
+    for p in range(count):
+        scores[p] = np.float32(powers[p] / total)
+
+
+@kernel()
+def look(x: Any, k: Any, v: Any, k_row: Any, v_row: Any, scores: Any, count: int,
+         sums: Any) -> None:  # fmt: skip
+    """sums[0] = softmax(x[0] k^T / sqrt(d) + scores) v, of so many listed rows of k and v.
+
+    x, sums: (1, d) float32; k, v: (., d); k_row, v_row, scores: (>= count,) int32 and float32. What
+    is added to the scores becomes their softmax.
+    """
+    d = x.shape[1]
+    scale = np.float32(1.0 / np.sqrt(np.float64(d)))
+    for p in range(count):
+        scores[p] += key_dot(k, k_row[p], x, 0, d) * scale
+    _weights(scores, count)
+    for j in range(d):
+        sums[0, j] = 0
+    for lo in range(0, d, CHUNK):
+        width = min(CHUNK, d - lo)
+        add_list(sums, 0, lo, v, lo, width, v_row, scores, 0, count, True)
 
 
 @kernel()
@@ -67,12 +94,11 @@ def _head(u: int, who: int, q: Any, k: Any, v: Any, mask: Any, s: Any, out: Any)
     b, h = u // heads, u % heads
     x, sums = np.empty((1, d), np.float32), np.empty((1, d), np.float32)
     k_row, v_row = np.empty(m, np.int32), np.empty(m, np.int32)
-    scores, scale = np.empty(m, np.float32), np.float32(1.0 / np.sqrt(np.float64(d)))
+    scores = np.empty(m, np.float32)
     for i in range(n):
         row = b * s[5] + h * s[6] + i * s[7]
         for j in range(d):
             x[0, j] = as_float(q[row, j])
-            sums[0, j] = 0
         count = 0
         for j in range(min(i + 1, m) if s[18] != 0 else m):
             added = np.float32(0.0)
@@ -82,12 +108,9 @@ def _head(u: int, who: int, q: Any, k: Any, v: Any, mask: Any, s: Any, out: Any)
                     continue
             k_row[count] = b * s[8] + h * s[9] + j * s[10]
             v_row[count] = b * s[11] + h * s[12] + j * s[13]
-            scores[count] = key_dot(k, k_row[count], x, 0, d) * scale + added
+            scores[count] = added
             count += 1
-        _weights(scores, count)
-        for lo in range(0, d, CHUNK):
-            width = min(CHUNK, d - lo)
-            add_list(sums, 0, lo, v, lo, width, v_row, scores, 0, count, True)
+        look(x, k, v, k_row, v_row, scores, count, sums)
         for j in range(d):
             put_rounded(out, (b * n + i) * heads + h, j, sums[0, j])
 

@@ -18,7 +18,8 @@ from reluctant.kernels.entries import pointer
 from reluctant.kernels.lanes import GROUP, QUAD
 from reluctant.kernels.norm import Norm
 
-_ARRAYS = len(Layer._fields) + 1  # and the norm's weights
+ARRAYS = len(Layer._fields) + 1  # and the norm's weights
+TABLE, NUMBERS = ARRAYS + 16, 4  # how long `table_of`'s are
 
 
 def table_of(
@@ -52,7 +53,7 @@ def run_at(
     kind, read: empty arrays of the weights' type and of the one that the kernel reads them in. x,
     out: (tokens, d_model), of the former, contiguous.
     """
-    at, more = table, table[_ARRAYS:]
+    at, more = table, table[ARRAYS:]
     d_ff, d, groups, quads, normed, longest = more[0], more[1], more[2], more[3], more[4], more[5]
     code, gated, in_integers, everything = more[12], more[13], more[14], more[15]
     return few.run(

@@ -165,16 +165,29 @@ def _pass(w: Any, lo: int, hi: int, x: Any, m: int, rows: int, bias: Any, y: Any
 
 
 @kernel()
-def _piece(k: int, who: int, length: int, block: int, w: Any, x: Any, bias: Any, y: Any) -> None:
-    stop = min((k + 1) * length, w.shape[0])
+def outputs(w: Any, start: int, stop: int, block: int, x: Any, bias: Any, y: Any) -> None:
+    """y[:, start:stop], as `run` has it, so many outputs at a time; x: float32."""
     most = max(_INPUTS // (4 * max(x.shape[1], 1)), MAX_ROWS)
     for first in range(0, x.shape[0], most):
         count = min(most, x.shape[0] - first)
         passes = -(-count // WIDEST)  # of even width
-        for lo in range(k * length, stop, block):
+        for lo in range(start, stop, block):
             for p in range(passes):
                 m, end = first + count * p // passes, first + count * (p + 1) // passes
                 _pass(w, lo, min(lo + block, stop), x, m, end - m, bias, y)
+
+
+@kernel()
+def _piece(k: int, who: int, length: int, block: int, w: Any, x: Any, bias: Any, y: Any) -> None:
+    outputs(w, k * length, min((k + 1) * length, w.shape[0]), block, x, bias, y)
+
+
+@kernel()
+def block_of(rows: int, length: int, width: int) -> Any:
+    """How many outputs of weights so many bytes wide passes take turns at, of `length`."""
+    # Weights are in the first-level cache for the passes after the first; one pass needs no blocks.
+    block = max(_BLOCK // width // _MOST_BESIDE, 1) * _MOST_BESIDE
+    return length if rows <= WIDEST else block
 
 
 @kernel()
@@ -188,9 +201,7 @@ def run(x: Any, w: Any, bias: Any, y: Any, team: Any) -> None:
     """
     width = w.shape[1] * w.itemsize
     length = max(_PIECE // width // _MOST_BESIDE, 1) * _MOST_BESIDE
-    # Weights are in the first-level cache for the passes after the first; one pass needs no blocks.
-    block = max(_BLOCK // width // _MOST_BESIDE, 1) * _MOST_BESIDE
-    block = length if x.shape[0] <= WIDEST else block
+    block = block_of(x.shape[0], length, width)
     pieces = -(-w.shape[0] // length)
     spread(_piece, team, pieces, (length, block, w, _as_floats(x), bias, y))
 

@@ -118,6 +118,21 @@ def any_changed(
 
 
 @kernel()
+def rows_changed(stored: Any, corner: Any, sums: Any, lo: int, hi: int, turn: int) -> Any:
+    """Whether a change shows in a matrix's rows lo..hi: one weight of each, and, if it is the turn
+    of one of them, all of that one. The rest as in `part_changed`."""
+    rows, width = stored.shape
+    column, off = lo % width, np.uint64(0)
+    for r in range(lo, hi):
+        off |= _bits(stored[r, column]) ^ _bits(corner[r])
+        column = column + 1 if column + 1 < width else 0
+    r = turn % rows
+    if lo <= r < hi:
+        off |= row_sum(stored[r]) ^ sums[r]
+    return off != np.uint64(0)
+
+
+@kernel()
 def part_changed(stored: Any, corner: Any, sums: Any, turn: int, parts: int) -> Any:
     """Whether a change shows in one of `parts` equal parts of a matrix's rows, by turns.
 

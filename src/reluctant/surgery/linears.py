@@ -29,15 +29,20 @@ LEAST_VOCABULARY = 2**12
 class MapSeat:
     """What a served `nn.Linear` keeps in its `__dict__`. calls: by who computed them. narrow:
     whether a float32 weight of 16-bit numbers is read as such. batch_invariant: whether a row's
-    bits must not depend on the others."""
+    bits must not depend on the others. reader: a weak reference to who reads all maps of a model at
+    once (`transformer.maps`), and has to forget with them."""
 
     def __init__(self, *, narrow: bool = False, batch_invariant: bool = False) -> None:
         self.calls = {"few rows": 0, "torch": 0}
         self.narrow, self.batch_invariant = narrow, batch_invariant
         self._narrow: Narrow | None = None
+        self.reader: Any = None
 
     def __getstate__(self) -> dict[str, Any]:
-        return self.__dict__ | {"_narrow": None}  # a copy of the module has weights of its own
+        return self.__dict__ | {
+            "_narrow": None,
+            "reader": None,
+        }  # a copy of the module has weights of its own
 
     def narrow_of(self, module: nn.Linear) -> Narrow | None:
         """What reads the module's weight in 16 bits; made when first needed."""
@@ -87,6 +92,9 @@ class MapSeat:
 
     def forget(self) -> None:
         """Forget what was derived from the weights."""
+        reader = None if self.reader is None else self.reader()
+        if reader is not None:
+            reader.forget()
         if self._narrow is not None:
             self._narrow.forget()
 

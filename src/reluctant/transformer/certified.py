@@ -24,11 +24,19 @@ class ServedHead:
         """Ids (rows,) of the largest logits of x (rows, d_model), with the lowest id among equals,
         `pad` left out; None if it takes all logits to tell, or they are torch's to compute."""
         # not at the top: all of `reluctant.transformer` works without engines, and without Numba
-        from reluctant.generation.choose import decided, greedy  # noqa: PLC0415
+        from reluctant.generation.choose import decided, greedy, likeliest  # noqa: PLC0415
 
         decoding, why = self._seat.decoding, self._why_not(x)
         if why:
             self._say(why)
+            return None
+        if x.dtype is torch.float32:
+            found = likeliest(partial(self._seat.projection_of, self._head), x, pad, self._say)
+            if found is not None:
+                ids, read = found
+                decoding.rows += read.tolist()
+                return torch.from_numpy(ids)
+            decoding.all += len(x)
             return None
         scores = _Scores(x.dtype, pad)
         with torch.inference_mode(False):

@@ -138,6 +138,7 @@ def beam_search(
     over = torch.zeros_like(limits, dtype=torch.bool)
     slots = torch.arange(beam, device=source.device)
     first = torch.arange(batch, device=source.device)[:, None] * beam
+    k = min(beam, model.config.targets)  # of a hypothesis' continuations more cannot be among all
 
     def penalty(length: Tensor) -> Tensor:
         return ((5 + length.to(precision)) / 6) ** length_penalty
@@ -148,23 +149,25 @@ def beam_search(
         over |= (settled if early_stop else done.all(1)) | (limits == step)
         if over.all():
             break
-        logits = steps.without_padding(steps.logits(tokens.flatten(0, 1)))
-        gain = steps.end(logits.to(precision).log_softmax(-1).view(batch, beam, -1), step)
+        found = steps.best(tokens.flatten(0, 1), k, padding_counts=False)
+        ids, gain = (each.view(batch, beam, k) for each in found)
+        steps.end(ids, gain, step)
         stays = done | over[:, None]
-        gain = gain.masked_fill(stays[..., None], -torch.inf)
-        gain[..., fill].masked_fill_(stays, 0.0)  # what stays has one continuation: itself
+        gain.masked_fill_(stays[..., None], -torch.inf)
+        gain[..., 0].masked_fill_(stays, 0.0)  # what stays has one continuation: itself
+        ids[..., 0].masked_fill_(stays, fill)
         total = log_p[..., None] + gain
         lengths = lengths + ~stays
         ranked = (total / penalty(lengths)[..., None]).flatten(1)
         # where the search is over, equals must not change places any more
-        best = ranked.topk(beam).indices.where(~over[:, None], slots * gain.size(-1) + fill)
-        parent, chosen = best // gain.size(-1), best % gain.size(-1)
+        best = ranked.topk(beam).indices.where(~over[:, None], slots * k)
+        parent, chosen = best // k, ids.flatten(1).gather(1, best)
         scores, log_p = ranked.gather(1, best), total.flatten(1).gather(1, best)
         lengths, done = lengths.gather(1, parent), done.gather(1, parent)
         parents = tokens.gather(1, parent[..., None].expand_as(tokens))
         tokens = torch.cat([parents, chosen[..., None]], 2)
         done = done | ((chosen == model.config.eos) & ~over[:, None]) | log_p.isinf()
-        steps.cache.reorder((first + parent).flatten())
+        steps.reorder((first + parent).flatten())
     tokens = tokens[..., 1:].masked_fill(log_p.isinf()[..., None], fill)
     if steps.pad is None:
         left = torch.arange(tokens.size(2), device=source.device) >= lengths[..., None]

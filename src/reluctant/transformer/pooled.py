@@ -68,16 +68,16 @@ def pooled_beam_search(
     pool = _Pool(tokens, log_p)
     over = torch.zeros_like(limits, dtype=torch.bool)
     first = torch.arange(batch, device=source.device)[:, None] * num_beams
+    k = min(2 * num_beams, model.config.targets)
     for step in range(steps.given, steps.most):
         if over.all():
             break
-        logits = steps.logits(tokens.flatten(0, 1)).to(precision)
-        gain = steps.without_padding(logits.log_softmax(-1)).view(batch, num_beams, -1)
-        gain = steps.end(gain, step)
-        gain = gain.log_softmax(-1) if renormalize else gain
+        found = steps.best(tokens.flatten(0, 1), k, padding_counts=not renormalize)
+        ids, gain = (each.view(batch, num_beams, k) for each in found)
+        steps.end(ids, gain, step)
         total = gain.add_(log_p[..., None])
         log_p, best = total.flatten(1).topk(2 * num_beams)
-        parent, chosen = best // gain.size(-1), best % gain.size(-1)
+        parent, chosen = best // k, ids.flatten(1).gather(1, best)
         parents = tokens.gather(1, parent[..., None].expand(-1, -1, tokens.size(2)))
         tokens = torch.cat([parents, chosen[..., None]], 2)
         last = limits == step + 1
@@ -88,7 +88,7 @@ def pooled_beam_search(
         pool.add(tokens[:, :num_beams], scores[:, :num_beams], steps.fill)
         log_p, kept = log_p.masked_fill(ends, -torch.inf).topk(num_beams)
         tokens = tokens.gather(1, kept[..., None].expand(-1, -1, tokens.size(2)))
-        steps.cache.reorder((first + parent.gather(1, kept)).flatten())
+        steps.reorder((first + parent.gather(1, kept)).flatten())
         hope = log_p[:, 0]
         if early_stopping == "never" and length_penalty > 0:
             hope = hope / limits**length_penalty
