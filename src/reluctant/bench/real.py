@@ -5,6 +5,7 @@ from functools import cache
 import torch
 from torch import Tensor
 
+from reluctant.bench import accentor
 from reluctant.feedforward import FeedForward
 
 SENTENCES = 6  # some hundred positions for each layer
@@ -20,19 +21,16 @@ def layers() -> tuple[list[FeedForward], list[Tensor]]:
     Raises:
         ReluctantError: ruaccent-predictor is not installed.
     """
-    from reluctant.demo import accentor as package  # noqa: PLC0415
-    from reluctant.demo.layers import record_inputs  # noqa: PLC0415
-
     threads = torch.get_num_threads()
-    accentor = package.load()
+    loaded = accentor.load()
     torch.set_num_threads(threads)
-    texts = package.sentences()[:SENTENCES]
-    model = accentor.model
+    texts = accentor.sentences()[:SENTENCES]
+    model = loaded.model
     names = [name for name, part in model.named_modules() if hasattr(part, "linear1")]
-    inputs = record_inputs(accentor, names, texts, texts)
+    inputs = accentor.record_inputs(loaded, names, texts, texts)
     return (
         [_as_feed_forward(model.get_submodule(name)) for name in names],
-        [inputs[name].text.clone() for name in names],
+        [inputs[name] for name in names],
     )
 
 

@@ -1,4 +1,4 @@
-"""A real trained Transformer: its own package, this library's Transformer, and the engine in it."""
+"""The project's own model translates: without the engine, with it pinned dense, and with it."""
 
 from reluctant.demo.run import Result, run_demo
 

@@ -1,181 +1,212 @@
-"""The demo: one trained model in its own package, and in our Transformer, side by side."""
+"""The demo: one trained model decodes the same sentences three ways, in turns."""
 
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
+from copy import deepcopy
 from dataclasses import asdict, dataclass
-from math import isfinite
+from functools import partial
+from itertools import cycle
+from pathlib import Path
+from time import perf_counter
 from typing import Any
 
 import torch
+from torch import Tensor
 
 import reluctant
-from reluctant.demo.accentor import load
-from reluctant.demo.cached import Cached
-from reluctant.demo.decode import decode
-from reluctant.demo.layers import Layer, measure, record_inputs
-from reluctant.demo.logits import Forced, compare
+from reluctant.announce import announced
+from reluctant.demo.layers import Layer, count
 from reluctant.engine import Engine
 from reluctant.errors import ReluctantError
 from reluctant.machine import cpu_model, versions
+from reluctant.surgery import Report
+from reluctant.transformer import Transformer, greedy
+from reluctant.translation.trained import Trained
+from reluctant.translation.translator import LONGEST
+from reluctant.whole.profile import FEED_FORWARD, profile
 
-AS_TRUE = 1.5  # times the RMS error without the engine, against float64: no more is allowed
-WARM_UP = "Он уехал."  # what the first calls are made with: they compile, and check the layers
+# In the order of the tables.
+WAYS = {
+    "torch": "untouched",
+    "dense": "feed-forward layers by the engine, pinned to its dense way",
+    "engine": "reluctant.optimize(model, narrow=True)",
+}
+LEAST = 1.0  # seconds in which the feed-forward layers' share of the time is measured
+
+
+@dataclass(frozen=True)
+class Decoded:
+    """A translation. tokens: with its end. seconds: wall-clock time of decoding it."""
+
+    text: str
+    tokens: int
+    seconds: float
+
+
+@dataclass(frozen=True)
+class Sentence:
+    """A sentence in English, and by the names of WAYS what became of it."""
+
+    english: str
+    ways: dict[str, Decoded]
+
+    @property
+    def identical(self) -> bool:
+        """Whether all ways made the same text."""
+        return len({decoded.text for decoded in self.ways.values()}) == 1
+
+
+@dataclass(frozen=True)
+class Total:
+    """One way's tokens and seconds of all sentences."""
+
+    tokens: int
+    seconds: float
+
+    @property
+    def tokens_per_second(self) -> float:
+        return self.tokens / self.seconds
 
 
 @dataclass(frozen=True)
 class Result:
-    """What the demo found, by name of the way: "package", "cached", "engine".
+    """What the demo found.
 
-    Attributes:
-        sentences: as they were given.
-        texts: way -> the sentences with stress marks.
-        seconds: way -> wall-clock time of decoding them all.
-        forced: errors of logits, with the package's answers given.
-        layers: the feed-forward layers, in the model's order.
-        batch_size: sentences decoded together.
-        threads: of torch, during the run.
+    model: the name of its folder. layers: the served ones, in the model's order. calls: by way,
+    how often the engines of all layers went each of theirs. feed_forward_share: of the time of
+    "torch". threads: of torch, during the run.
     """
 
-    sentences: list[str]
-    texts: dict[str, list[str]]
-    seconds: dict[str, float]
-    forced: Forced
+    model: str
+    sentences: list[Sentence]
     layers: list[Layer]
-    batch_size: int
+    calls: dict[str, dict[str, int]]
+    feed_forward_share: float
     threads: int
 
     @property
     def identical(self) -> bool:
-        """Whether all three made the same texts."""
-        return self.texts["package"] == self.texts["cached"] == self.texts["engine"]
+        """Whether all texts are the same, all ways."""
+        return all(sentence.identical for sentence in self.sentences)
 
-    @property
-    def as_true(self) -> bool:
-        """Whether logits are as near to float64 with the engine as without it."""
-        return self.forced.engine.rms <= AS_TRUE * self.forced.cached.rms
-
-    @property
-    def unchanged(self) -> bool:
-        """What is promised: the same answers, from logits as true as before."""
-        return self.identical and self.as_true
-
-    @property
-    def calls(self) -> dict[str, int]:
-        """How often the engine went each way, in all layers together, while decoding."""
-        ways = self.layers[0].calls
-        return {way: sum(layer.calls[way] for layer in self.layers) for way in ways}
-
-    @property
-    def feed_forward_share(self) -> float:
-        """About which share of decoding with a cache the feed-forward layers take, without engine.
-
-        More than this no faster layer can save: calls x time of a call / seconds.
-        """
-        spent = sum(sum(layer.calls.values()) * layer.eager_us for layer in self.layers)
-        return 1e-6 * spent / self.seconds["cached"]
+    def total(self, way: str) -> Total:
+        """Of one of WAYS."""
+        each = [sentence.ways[way] for sentence in self.sentences]
+        return Total(sum(d.tokens for d in each), sum(d.seconds for d in each))
 
     def to_json(self) -> dict[str, Any]:
         """What `--json` writes."""
+        totals = {way: self.total(way) for way in WAYS}
         return {
-            "sentences": len(self.sentences),
+            "model": self.model,
             "identical": self.identical,
-            "seconds": self.seconds,
-            "calls": self.calls,
-            "layers": [asdict(layer) for layer in self.layers],
-            "logit_error": {
-                way: {key: _finite(value) for key, value in error.items()}
-                for way, error in asdict(self.forced).items()
+            "totals": {
+                way: asdict(total) | {"tokens_per_second": total.tokens_per_second}
+                for way, total in totals.items()
             },
             "feed_forward_share": self.feed_forward_share,
-            "batch_size": self.batch_size,
+            "layers": [asdict(layer) for layer in self.layers],
+            "calls": self.calls,
+            "sentences": [asdict(sentence) for sentence in self.sentences],
             "threads": self.threads,
             "machine": cpu_model(),
-            "versions": versions("reluctant", "torch", "ruaccent-predictor"),
+            "versions": versions("reluctant", "torch"),
         }
 
 
 def run_demo(
-    texts: Sequence[str],
+    folder: Path,
+    sentences: Sequence[str],
     *,
-    batch_size: int = 1,
-    rounds: int = 5,
-    on_batch: Callable[[], object] = lambda: None,
+    on_sentence: Callable[[Sentence], object] = lambda sentence: None,
 ) -> Result:
-    """Put stress marks on the texts three ways in turns, and look at each feed-forward layer.
+    """Translate the sentences greedily, one at a time, each of them all ways before the next.
 
-    Args:
-        texts: Russian sentences of at most 200 characters.
-        batch_size: sentences decoded together.
-        rounds: turns of each way when the layers are timed.
-        on_batch: called after each batch, for a progress bar.
+    folder: a model as `reluctant train` writes it; computed with in float32. sentences: English.
+    on_sentence: told of each as soon as it is done.
 
-    Raises:
-        ReluctantError: ruaccent-predictor is not installed; there are no texts.
+    Raises ReluctantError for a folder without such a model, for no sentences and for blank ones.
     """
-    if not texts or batch_size < 1:
-        raise ReluctantError(
-            f"expected texts and a batch size of 1 or more, got {len(texts)} and {batch_size}"
-        )
-    with _own_threads():
-        package = load()
-        cached, served = Cached(package), Cached(package)
-        report = reluctant.optimize(served.transformer)
-        engines = {entry.name: entry.engine for entry in report.swapped if entry.engine is not None}
-        ways = {"package": package, "cached": cached, "engine": served}
-        decode(ways, [[WARM_UP] * batch_size])
-        for engine in engines.values():
-            engine.calls.update(dict.fromkeys(engine.calls, 0))
-        batches = [list(texts[i : i + batch_size]) for i in range(0, len(texts), batch_size)]
-        decoded = decode(ways, batches, on_batch)
-        calls = {
-            name: {way: n for way, n in engine.calls.items() if way != "training"}
-            for name, engine in engines.items()
-        }
-        answers = decoded["package"].texts
-        return Result(
-            sentences=list(texts),
-            texts={way: each.texts for way, each in decoded.items()},
-            seconds={way: each.seconds for way, each in decoded.items()},
-            forced=compare(cached, served, texts, answers),
-            layers=_layers(package, cached, engines, calls, texts, answers, batch_size, rounds),
-            batch_size=batch_size,
-            threads=torch.get_num_threads(),
-        )
+    loaded = Trained(folder, engine=False, narrow=False, longest=LONGEST)
+    encoded = loaded.encode(sentences)
+    if not encoded or not all(encoded):
+        raise ReluctantError(f"expected sentences, none of them blank; got {list(sentences)}")
+    sources = [torch.tensor([ids]) for ids in encoded]
+    plain = loaded.model
+    models = {way: plain if way == "torch" else deepcopy(plain) for way in WAYS}
+    reports = {
+        "dense": reluctant.optimize(models["dense"], parts=("feed_forward",), way="dense"),
+        "engine": reluctant.optimize(models["engine"], narrow=True),
+    }
+    engines = {way: _engines(report) for way, report in reports.items()}
+    for model in models.values():
+        _warm_up(model, sources)
+    for engine in (each for some in engines.values() for each in some.values()):
+        engine.calls.update(dict.fromkeys(engine.calls, 0))
+    ways = {way: partial(_decode, model) for way, model in models.items()}
+    done, targets = list[Sentence](), list[list[int]]()
+    for number, (english, source) in enumerate(zip(sentences, sources, strict=True)):
+        found = take_turns(ways, source, number)
+        decoded = {}
+        for way in WAYS:
+            ids, seconds = found[way]
+            decoded[way] = Decoded(loaded.text(ids), len(ids), seconds)
+        done.append(Sentence(english, decoded))
+        targets.append(found["engine"][0])
+        on_sentence(done[-1])
+    calls = {way: _calls(each) for way, each in engines.items()}
+    again = cycle(sources)
+    shares = profile(
+        *(plain, models["engine"], reports["engine"]),
+        lambda: _decode(plain, next(again)),
+        least=LEAST,
+    )
+    return Result(
+        model=folder.name,
+        sentences=done,
+        layers=count(plain, engines["engine"], sources, targets),
+        calls=calls,
+        feed_forward_share=shares[FEED_FORWARD],
+        threads=torch.get_num_threads(),
+    )
 
 
-def _layers(
-    package: Any,
-    cached: Cached,
-    engines: dict[str, Engine],
-    calls: dict[str, dict[str, int]],
-    texts: Sequence[str],
-    answers: Sequence[str],
-    batch_size: int,
-    rounds: int,
-) -> list[Layer]:
-    """Ours are given what the package's own layers are given: the models are one."""
-    theirs = {name: f"transformer.{name.removesuffix('.feed_forward')}" for name in engines}
-    inputs = record_inputs(package, list(theirs.values()), texts, answers)
-    return [
-        measure(
-            theirs[name],
-            cached.transformer.get_submodule(name),
-            *(engine, inputs[theirs[name]], batch_size, calls[name], rounds),
-        )
-        for name, engine in engines.items()
-    ]
+def take_turns(
+    ways: Mapping[str, Callable[[Tensor], list[int]]], source: Tensor, number: int
+) -> dict[str, tuple[list[int], float]]:
+    """Each way's ids of the target, and its seconds. number: of the source; who begins rotates, so
+    that whatever else the machine does meets all alike.
+
+    >>> ways = {"ours": lambda source: [5, 2], "theirs": lambda source: [5, 2]}
+    >>> list(take_turns(ways, torch.tensor([[4, 2]]), 1))
+    ['theirs', 'ours']
+    """
+    names = list(ways)
+    first = number % len(names)
+    found = {}
+    for name in names[first:] + names[:first]:
+        start = perf_counter()
+        ids = ways[name](source)
+        found[name] = ids, perf_counter() - start
+    return found
 
 
-def _finite(value: float) -> float | None:
-    """JSON has no NaN and no infinity."""
-    return value if isfinite(value) else None
+def _decode(model: Transformer, source: Tensor) -> list[int]:
+    return greedy(model, source)[0].tolist()
 
 
-@contextmanager
-def _own_threads() -> Iterator[None]:
-    """The accentor limits torch's threads when it is loaded; afterwards they are as before."""
-    before = torch.get_num_threads()
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
+@announced
+@torch.no_grad()
+def _warm_up(model: Transformer, sources: Sequence[Tensor]) -> None:
+    """Whatever is done at first calls: kernels are compiled, layers compared, copies made."""
+    for source in sources:
+        model.encode(source)  # another length may want other kernels
+    greedy(model, sources[0])
+
+
+def _engines(report: Report) -> dict[str, Engine]:
+    return {entry.name: entry.engine for entry in report.swapped if entry.engine is not None}
+
+
+def _calls(engines: Mapping[str, Engine]) -> dict[str, int]:
+    ways = ("few", "many", "dense")
+    return {way: sum(engine.calls[way] for engine in engines.values()) for way in ways}

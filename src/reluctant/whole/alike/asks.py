@@ -104,7 +104,7 @@ def _stream(loaded: Loaded) -> tuple[Tensor, Tensor]:
         vocabulary = config.get_text_config().vocab_size
         draw = torch.Generator().manual_seed(1)
         return torch.randint(4, vocabulary, (20 * LONGEST,), generator=draw), torch.empty(0).long()
-    corpus = files("reluctant.demo").joinpath("corpus.txt").read_text(encoding="utf-8")
+    corpus = files("reluctant.bench.accentor").joinpath("corpus.txt").read_text(encoding="utf-8")
     lines = [*sentences(), *(s for s in corpus.splitlines() if s and not s.startswith("#"))]
     ids = torch.tensor(loaded.tokenizer(" ".join(lines), truncation=False)["input_ids"])
     begins = len(ids) > 0 and int(ids[0]) == loaded.tokenizer.bos_token_id

@@ -1,14 +1,12 @@
-"""The model of the demo: ruaccent-predictor, which puts stress marks on Russian text.
+"""ruaccent-predictor, which puts stress marks on Russian text.
 
 A character-level `nn.Transformer` (4 + 4 layers, d_model 256, d_ff 1024, ReLU), 28 MB, MIT, by
-Eduard Emkuzhev. Its weights are in its package: nothing is downloaded.
+Eduard Emkuzhev. Its weights are in its package.
 """
 
 import io
-from collections.abc import Sequence
 from contextlib import redirect_stdout
 from importlib.resources import files
-from itertools import takewhile
 from typing import Any
 
 import torch
@@ -18,8 +16,8 @@ from reluctant.errors import ReluctantError
 
 LENGTH = 256  # positions of the encoder: every text is padded to that many, without a mask
 
-# The package has no types; what is used of it is `accentor(texts, batch_size=) -> texts`,
-# `.model` (embed, transformer, output_proj), `.vocab`, `.idx2char` and `.clear_cache()`.
+# The package has no types; what is used of it is `.model` (embed, transformer, output_proj) and
+# `.vocab`.
 Accentor = Any
 
 
@@ -32,20 +30,14 @@ def load() -> Accentor:
         ReluctantError: the package is not installed.
     """
     try:
-        from ruaccent import load_accentor  # noqa: PLC0415  an extra
+        from ruaccent import load_accentor  # noqa: PLC0415  no extra has it
     except ImportError as error:
         raise ReluctantError(
-            f"the demo needs the package ruaccent-predictor ({error}): "
-            "pip install 'reluctant[demo]'"
+            f"the real layers are those of the package ruaccent-predictor ({error}): "
+            "pip install --no-deps ruaccent-predictor"
         ) from error
     with redirect_stdout(io.StringIO()):  # it reports on every step
         return load_accentor(device="cpu")
-
-
-def clear_cache(accentor: Accentor) -> None:
-    """Make it forget the texts it has answered already."""
-    with redirect_stdout(io.StringIO()):
-        accentor.clear_cache()
 
 
 def sentences(count: int | None = None) -> list[str]:
@@ -56,7 +48,7 @@ def sentences(count: int | None = None) -> list[str]:
     >>> len(sentences()) >= 48, len(sentences(8))
     (True, 8)
     """
-    text = files("reluctant.demo").joinpath("corpus.txt").read_text(encoding="utf-8")
+    text = files("reluctant.bench.accentor").joinpath("corpus.txt").read_text(encoding="utf-8")
     lines = [line for line in text.splitlines() if line and not line.startswith("#")]
     count = len(lines) if count is None else min(count, len(lines))
     return [lines[i * len(lines) // count] for i in range(count)]
@@ -73,14 +65,6 @@ def target(accentor: Accentor, text: str) -> Tensor:
     """The decoder's input when the answer is known already: token ids (1, characters + 1)."""
     vocab = accentor.vocab
     return torch.tensor([[vocab["<s>"], *_characters(vocab, text)]])
-
-
-def written(accentor: Accentor, ids: Sequence[int]) -> str:
-    """The text of decoded token ids, up to the end of it: what the package makes of them."""
-    vocab = accentor.vocab
-    silent = (vocab["<pad>"], vocab["<s>"])
-    text = takewhile(lambda i: i != vocab["</s>"], ids)
-    return "".join(accentor.idx2char[i] for i in text if i not in silent)
 
 
 def teacher_forced(accentor: Accentor, text: str, answer: str) -> Tensor:
