@@ -143,7 +143,10 @@ class Steps:
 
 
 def _served(model: Transformer) -> Any:
-    """The module that has a served model's encoder and decoder; None if it is not served."""
+    """The module that has a served model's encoder and decoder; None if it is not served, or no
+    `Transformer` but something that answers as one."""
+    if type(model) is not Transformer:
+        return None
     for attention in model.decoder.modules():
         if isinstance(attention, MultiHeadAttention):
             if not hasattr(type(attention.query), "_unserved"):
