@@ -262,6 +262,20 @@ def test_a_mode_that_comes_between(search: Any, monkeypatch: pytest.MonkeyPatch)
     assert len(calls) == 6
 
 
+@pytest.mark.parametrize("default", [torch.float16, torch.bfloat16, torch.float64])
+@pytest.mark.parametrize("search", [greedy, beam_search, pooled])
+def test_another_default_dtype(search: Any, default: torch.dtype) -> None:
+    """Kernels write float32 numbers: what torch makes by default has no room for them, or more."""
+    model = served(build(12))
+    wanted = search(model, SOURCES, max_length=40)
+    torch.set_default_dtype(default)
+    try:
+        found = search(model, SOURCES, max_length=40)
+    finally:
+        torch.set_default_dtype(torch.float32)
+    assert torch.equal(getattr(found, "tokens", found), getattr(wanted, "tokens", wanted))
+
+
 def test_ids_that_are_none() -> None:
     model = served(build(10))
     with pytest.raises(ReluctantError, match="token ids"):

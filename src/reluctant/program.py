@@ -49,6 +49,11 @@ def weights_of(linear: nn.Linear, narrow: Narrow | None) -> Weights:
     return Weights(row, copied.copy.dtype, n, d, (weight, bias, copied))
 
 
+def room(*shape: int) -> Tensor:
+    """What kernels write numbers to: float32 on the CPU, whatever torch makes by default."""
+    return torch.empty(shape, dtype=torch.float32, device="cpu")
+
+
 def most_probable(
     logits: Tensor, k: int, left_out: int | None, *, counts: bool
 ) -> tuple[Tensor, Tensor]:
@@ -63,7 +68,7 @@ def most_probable(
     (tensor([[1, 2]]), tensor([[0.6652, 0.2447]]))
     """
     ids = torch.empty(len(logits), k, dtype=torch.int64, device="cpu")
-    gains = torch.empty(len(logits), k, device="cpu")
+    gains = room(len(logits), k)
     given, *found = (as_array(each) for each in (logits, ids, gains))
     team = team_for(8 * logits.nbytes)
     best.run(given, -1 if left_out is None else left_out, counts, *found, team)

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from reluctant.kernels.program import OUT
-from reluctant.program import DONE, NO_TOKEN, most_probable
+from reluctant.program import DONE, NO_TOKEN, most_probable, room
 from reluctant.surgery.modes import is_watched
 from reluctant.transformer.cache import Cache, KeyValues, Past
 from reluctant.transformer.maps import Maps, forget, maps_of
@@ -41,7 +41,7 @@ def start(model: Transformer, source: Tensor) -> Cache | None:
         stack = Stack(maps, source.contiguous().view(-1), (batch, m, d))
         positions = positions_of(model.input_positions, m, d)
         stack.embed(model.input_embedding, model.scale, positions, model.input_norm)
-        lists, (keys, values) = _seen(mask, batch, m), torch.empty(2, rows, d).unbind()
+        lists, (keys, values) = _seen(mask, batch, m), room(2, rows, d).unbind()
         encoder: Any = model.encoder
         for layer in encoder.layers:
             attention = layer.multi_head_attention
@@ -51,7 +51,7 @@ def start(model: Transformer, source: Tensor) -> Cache | None:
         decoder: Any = model.decoder
         attentions = [layer.multi_head_attention for layer in decoder.layers]
         two = [maps.by_module[m] for each in attentions for m in (each.key, each.value)]
-        memory = torch.empty(len(two), batch, m, d)
+        memory = room(len(two), batch, m, d)
         stack.program.maps(stack.x, two, [*memory.view(len(two), rows, d)])
         found = stack.run()
         if found == DONE:
@@ -88,8 +88,8 @@ class Decoder:
         self._model, self._maps, self.cache, self.rows = model, maps, cache, rows
         d, layers = model.config.d_model, len(cache.layers)
         self._most, self._room, self._with_logits = most, min(_ROOM, most), with_logits
-        self._ids = torch.zeros(rows, dtype=torch.int64)
-        self._own = torch.empty(layers, 2, self._room, rows, d)
+        self._ids = torch.zeros(rows, dtype=torch.int64, device="cpu")
+        self._own = room(layers, 2, self._room, rows, d)
         self._lists = np.empty((rows, self._room), np.int32)
         self._lengths = np.zeros(rows, np.int64)
         # (batch, m, d): the order in which both `start`s write them
@@ -122,7 +122,7 @@ class Decoder:
         self._logits: Tensor | None = None
         head = self._maps.head(model, self.rows) if self._with_logits else None
         if head is not None:
-            self._logits = torch.empty(self.rows, head.n)
+            self._logits = room(self.rows, head.n)
             stack.program.maps(stack.x, [head], [self._logits])
         # What changes from step to step: where new keys and values go, and the position.
         self._ops, _, self._map_rows = stack.program.tables()
@@ -189,7 +189,7 @@ class Decoder:
     def _grow(self) -> None:
         own, lists, n = self._own, self._lists, self._room
         self._room = min(2 * n, self._most)
-        self._own = torch.empty(*own.shape[:2], self._room, *own.shape[3:])
+        self._own = room(*own.shape[:2], self._room, *own.shape[3:])
         self._own[:, :, :n] = own
         self._lists = np.empty((self.rows, self._room), np.int32)
         self._lists[:, :n] = lists

@@ -2,10 +2,9 @@
 
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 
-from reluctant.program import DONE, Program
+from reluctant.program import DONE, Program, room
 from reluctant.surgery.seat import kind_of
 from reluctant.surgery.swap import seat_of
 from reluctant.transformer.attention import MultiHeadAttention
@@ -27,7 +26,7 @@ class Stack:
         self.program = Program(maps.read)
         # h: what a sub-layer gets; q, a: queries, and what they see; out: what it gives
         rows = len(ids), shape[-1]
-        self.x, self._h, self._q, self._a, self._out = torch.empty(5, *rows).unbind()
+        self.x, self._h, self._q, self._a, self._out = room(5, *rows).unbind()
         self._waits = False  # whether `out` has still to be added to x
         self._layers: dict[int, tuple[nn.Module, Tensor]] = {}
         self._ready: dict[int, tuple[Any, Any]] = {}
@@ -127,5 +126,5 @@ def positions_of(encoding: PositionalEncoding, length: int, d_model: int) -> Ten
     """
     if encoding.table is not None and len(encoding.table) >= length:
         return encoding.table.data[:length]
-    added: Tensor = encoding(torch.zeros(1, length, d_model))[0]
+    added: Tensor = encoding(room(1, length, d_model).zero_())[0]
     return added
