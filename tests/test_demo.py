@@ -165,7 +165,7 @@ def test_our_own_sentences(tmp_path: Path) -> None:
     assert choose(tmp_path, 2) == [own[0], own[6]]
     assert len(set(own)) == 12
     for sentence in own:
-        assert 5 <= len(sentence.split()) <= 15
+        assert 4 <= len(sentence.split()) <= 15
         assert re.fullmatch(r"[A-Z][A-Za-z, ]+[.?]", sentence)
 
 

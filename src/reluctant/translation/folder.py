@@ -33,8 +33,8 @@ def find_model(given: str | Path | None = None) -> Path:
             return root / KEPT
     raise ReluctantError(
         f"expected a model, got none, and there is no {KEPT} here: train one with "
-        f"`reluctant train ... --out FOLDER` and say --model FOLDER (or set {VARIABLE}), or "
-        f"put one into {KEPT}"
+        f"`reluctant train ... --out FOLDER` and say --model FOLDER (or set {VARIABLE}); a "
+        f"checkout of the repository has one in {KEPT}"
     )
 
 
