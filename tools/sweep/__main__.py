@@ -16,11 +16,11 @@ from reluctant.machine import cpu_model
 from reluctant.translation import journal
 from reluctant.translation.data import Data, gather
 from reluctant.translation.score import score
-from reluctant.translation.settings import Settings
+from reluctant.translation.settings import read_settings
 from reluctant.translation.train import Run
 from reluctant.translation.translator import Translator
 
-SETTINGS = Settings(dropout=0.2, warm_up=500, every=300, score_sentences=0)
+SETTINGS = Path(__file__).parents[1] / "kept" / "en-de.toml"
 PART = 5  # every fifth pair
 TIMED, ROUNDS = 50, 5
 COLUMNS = ("d_ff / d_model", "parameters", "nats", "BLEU", "chrF", "active", "ms a token")
@@ -32,11 +32,12 @@ def main(
     ratios: Annotated[str, typer.Option(help="Separated by commas.")] = "4,8,16",
     steps: Annotated[int, typer.Option(help="Of each run.")] = 3000,
     minutes: Annotated[float, typer.Option(help="Of each run, at most.")] = 30,
+    config: Annotated[Path, typer.Option(help="Settings; d_ff is the sweep's.")] = SETTINGS,
     device: Annotated[str, typer.Option(help="cpu (with the engine), or what torch has.")] = "cpu",
 ) -> None:
     """Train one model a ratio, then decode with all of them in turns."""
-    settings = replace(SETTINGS, steps=steps, minutes=minutes, device=device)
-    settings = replace(settings, engine=device == "cpu")
+    given = {"steps": steps, "minutes": minutes, "device": device, "score_sentences": 0}
+    settings = read_settings(config, {**given, "engine": device == "cpu"})
     whole = gather([corpus / "train"], [corpus / "valid.tsv"], [], settings)
     data = Data(whole.train[::PART], whole.valid, whole.counts)
     found, translators = {}, {}
