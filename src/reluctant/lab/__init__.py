@@ -1,0 +1,1 @@
+"""Instruments: what feed-forward layers do, measured, and pages that show it."""

@@ -1,0 +1,1 @@
+"""What a study has found, in sentences, tables and charts, in English and in Chinese."""

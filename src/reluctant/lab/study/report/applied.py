@@ -1,0 +1,125 @@
+"""How the layer is applied, in words and tables."""
+
+from typing import Any
+
+from reluctant.lab.study.report.claim import Claim, verdict
+from reluctant.lab.study.report.figures import Figure, Results, sign
+from reluctant.lab.study.report.say import (
+    NAMES,
+    Two,
+    beside,
+    cell,
+    compared,
+    joined,
+    listing,
+    stated,
+    table,
+    two,
+)
+from reluctant.lab.study.report.texts import texts
+
+WHATS = ("bits_permuted", "bits_alone", "plain_permuted", "plain_alone")
+LEARNED = ("base", "shared", "shared-encoder")
+
+
+def write(results: Results) -> Claim:
+    """All of it."""
+    return Claim(
+        key="applied",
+        groups=["applied"],
+        found=[_positions(results), _attention(results), *_sharing(results)],
+        verdict=joined([_position_verdict(results), _sharing_verdict(results)]),
+        tables=[_position_table(results), _loss_table(results)],
+    )
+
+
+def _all(results: Results, what: str) -> list[float]:
+    """Of all layers and seeds."""
+    found = [r.result["layers"].values() for r in results.all if r.piece.name == "positions"]
+    return [float(each[what]) for layers in found for each in layers if what in each]
+
+
+def _positions(results: Results) -> Two | None:
+    permuted, alone = _all(results, "bits_permuted"), _all(results, "bits_alone")
+    if not permuted:
+        return None
+    worst = max(*_all(results, "plain_permuted"), *_all(results, "plain_alone"))
+    same = f"{sum(permuted):.0f}", f"{sum(alone):.0f}", f"{len(permuted)}"
+    return two(
+        f"With the engine's way pinned, the outputs are the same bits in {same[0]} of {same[2]} "
+        f"layers when positions change places, and in {same[1]} when each is alone; in plain torch "
+        f"they differ by {worst:.1e} of the largest output at most.",
+        f"固定引擎路径时，{same[2]} 层中有 {same[0]} 层在位置互换后输出比特相同，"
+        f"有 {same[1]} 层在逐个计算时比特相同；普通 torch 中至多相差最大输出的 {worst:.1e}。",
+    )
+
+
+def _attention(results: Results) -> Two | None:
+    apart = _all(results, "attention_alone")
+    if not apart:
+        return None
+    return two(
+        f"Attention, for comparison: alone, a position's output differs by {min(apart):.2f} of the "
+        "largest or more.",
+        f"作为对照，注意力层逐个计算时输出至少相差最大输出的 {min(apart):.2f}。",
+    )
+
+
+def _sharing(results: Results) -> list[Two | None]:
+    losses = {name: results.loss(name) for name in LEARNED}
+    lead = two("Loss in nats a token", "损失（每词元纳特）")
+    return [
+        listing(lead, [stated(NAMES[name], losses[name]) for name in LEARNED]),
+        *(
+            compared(NAMES[name], losses[name], NAMES["base"], losses["base"])
+            for name in LEARNED[1:]
+        ),
+    ]
+
+
+def _position_verdict(results: Results) -> Two:
+    bits = _all(results, "bits_permuted") + _all(results, "bits_alone")
+    words = texts("applied", results.plan)
+    how = (1 if all(bits) else -1) if bits else None
+    return verdict(how, words["bits"], words["no-bits"])
+
+
+def _sharing_verdict(results: Results) -> Two:
+    """Of weights of one's own in each layer, against the better one of the ways to share them."""
+    ways = [figure for name in LEARNED[1:] if (figure := results.loss(name)) is not None]
+    best = min(ways, key=lambda figure: figure.mean) if ways else None
+    words = texts("applied", results.plan)
+    said = verdict(sign(best, results.loss("base")), words["agrees"], words["contradicts"])
+    how = sign(results.loss("shared-encoder"), results.loss("base"))
+    name = two("the one of the encoder gains (Pires et al.)", "编码器共用一层有收益（Pires 等）")
+    return joined([two("Sharing:", "共享："), said, beside([(name, how, -1)])])
+
+
+def _position_table(results: Results) -> dict[str, Any]:
+    found = results.any("positions")
+    rows = []
+    for layer in found["layers"] if found else ():
+        name = layer.replace(".layers.", " ")
+        rows.append([name, *(cell(_at(results, layer, what)) for what in WHATS)])
+    columns = [
+        two("layer", "层"),
+        two("same bits, permuted (1: yes)", "互换后比特相同（1 为是）"),
+        two("same bits, alone", "逐个时比特相同"),
+        two("plain torch, permuted", "普通 torch，互换"),
+        two("plain torch, alone", "普通 torch，逐个"),
+    ]
+    return table(two("Position by position", "逐位置"), columns, rows)
+
+
+def _at(results: Results, layer: str, what: str) -> Figure | None:
+    return results.figure("positions", lambda r: float(r["layers"][layer][what]))
+
+
+def _loss_table(results: Results) -> dict[str, Any]:
+    rows = []
+    for name in LEARNED:
+        first, loss = results.any(name), results.loss(name)
+        if first is not None and loss is not None:
+            rows.append([NAMES[name]["en"], first["parameters"], cell(loss)])
+    columns = [two("model", "模型"), two("parameters", "参数量"), two("loss", "损失")]
+    return table(two("One layer for several places", "多处共用一层"), columns, rows)

@@ -1,0 +1,143 @@
+"""Claim 3 in words and tables."""
+
+from typing import Any
+
+from reluctant.lab.study.report.claim import Claim, verdict
+from reluctant.lab.study.report.figures import Figure, Results, mean, sign
+from reluctant.lab.study.report.say import (
+    NAMES,
+    Two,
+    beside,
+    cell,
+    compared,
+    joined,
+    listing,
+    stated,
+    table,
+    two,
+)
+from reluctant.lab.study.report.texts import texts
+
+LEARNED = ("base", "no-residual", "no-residuals")
+MOVES = {
+    ("left_out", "feed-forward"): two("a feed-forward layer left out", "去掉一个前馈层"),
+    ("swapped", "feed-forward"): two(
+        "two neighbours' feed-forward layers swapped", "相邻两个前馈层互换"
+    ),
+    ("left_out", "layer"): two("a whole layer left out", "去掉一整层"),
+    ("swapped", "layer"): two("two neighbouring layers swapped", "相邻两整层互换"),
+}
+
+
+def write(results: Results) -> Claim:
+    """All of it."""
+    words = texts("residual", results.plan)
+    how = sign(results.loss("no-residual"), results.loss("base"))
+    return Claim(
+        key="residual",
+        groups=["residual"],
+        found=[*_learned(results), _moved(results), _first(results)],
+        verdict=joined([verdict(how, words["agrees"], words["contradicts"]), _beside(results)]),
+        tables=[_loss_table(results), _move_table(results)],
+    )
+
+
+def _beside(results: Results) -> Two | None:
+    last = results.plan.layers - 1
+
+    def missed(ends: bool) -> Figure | None:
+        """What it costs to leave a whole layer out, at the stacks' ends or between them."""
+        return results.figure(
+            "moved",
+            lambda r: mean(
+                [
+                    e["change"]
+                    for e in r["left_out"]
+                    if e["what"] == "layer" and (e["index"] in (0, last)) == ends
+                ]
+            ),
+        )
+
+    name = two(
+        "middle layers are missed less than the first and the last (Sun et al.)",
+        "缺中间层不如缺首尾层要紧（Sun 等）",
+    )
+    return beside([(name, sign(missed(False), missed(True)), -1)])
+
+
+def _learned(results: Results) -> list[Two | None]:
+    losses = {name: results.loss(name) for name in LEARNED}
+    lead = two("Loss in nats a token", "损失（每词元纳特）")
+    return [
+        listing(lead, [stated(NAMES[name], losses[name]) for name in LEARNED]),
+        *(
+            compared(NAMES[name], losses[name], NAMES["base"], losses["base"])
+            for name in LEARNED[1:]
+        ),
+    ]
+
+
+def _change(results: Results, how: str, what: str) -> Figure | None:
+    """The mean over all places."""
+    return results.figure(
+        "moved", lambda r: mean([e["change"] for e in r[how] if e["what"] == what])
+    )
+
+
+def _moved(results: Results) -> Two | None:
+    lead = two("Mean rise of the loss with", "损失的平均上升")
+    return listing(lead, [stated(words, _change(results, *key)) for key, words in MOVES.items()])
+
+
+def _first(results: Results) -> Two | None:
+    """Of the places, where a feed-forward layer is missed the most."""
+    found = results.any("moved")
+    if found is None:
+        return None
+    places = [(e["stack"], e["index"]) for e in found["left_out"] if e["what"] == "feed-forward"]
+    figures = {place: _at(results, "left_out", "feed-forward", *place) for place in places}
+    known = {place: figure for place, figure in figures.items() if figure is not None}
+    if not known:
+        return None
+    most = max(known, key=lambda place: known[place].mean)
+    least = min(known, key=lambda place: known[place].mean)
+    return two(
+        f"The feed-forward layer of {most[0]} layer {most[1]} is missed the most: "
+        f"{known[most].text()}; that of {least[0]} layer {least[1]} the least: "
+        f"{known[least].text()}.",
+        f"缺了最要紧的前馈层在 {most[0]} 第 {most[1]} 层：{known[most].text()}；"
+        f"最不要紧的在 {least[0]} 第 {least[1]} 层：{known[least].text()}。",
+    )
+
+
+def _at(results: Results, how: str, what: str, stack: str, index: int) -> Figure | None:
+    place = {"what": what, "stack": stack, "index": index}
+
+    def of(result: Any) -> float | None:
+        return next((e["change"] for e in result[how] if place.items() <= e.items()), None)
+
+    return results.figure("moved", of)
+
+
+def _loss_table(results: Results) -> dict[str, Any]:
+    rows = [
+        [NAMES[name]["en"], cell(results.loss(name))]
+        for name in LEARNED
+        if results.loss(name) is not None
+    ]
+    columns = [two("model", "模型"), two("loss", "损失")]
+    return table(two("With and without the residual path", "有无残差连接"), columns, rows)
+
+
+def _move_table(results: Results) -> dict[str, Any]:
+    found, rows = results.any("moved"), []
+    for stack, index in dict.fromkeys(
+        (e["stack"], e["index"]) for e in (found or {"left_out": []})["left_out"]
+    ):
+        cells = [cell(_at(results, how, what, stack, index)) for how, what in MOVES]
+        rows.append([f"{stack} {index}", *cells])
+    title = two(
+        "Rise of the loss when a layer is left out, or swapped with the next",
+        "去掉某层或与下一层互换时损失的上升",
+    )
+    return table(title, [two("layer", "层"), *MOVES.values()], rows)

@@ -1,0 +1,144 @@
+"""Claim 2: a wide middle catches more. Models of one size that are wide in different places.
+
+d_ff / d_model from a quarter to sixteen at equal parameters, in three sizes; other activations, a
+stack of hourglasses, and the neurons early, in the middle or late.
+"""
+
+import copy
+import time
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+import torch
+
+from reluctant.lab.study.bench import Bench
+from reluctant.lab.study.catalogue import ACTIVATIONS, BASE, CAPACITY, ratio_name, ratios, variant
+from reluctant.lab.study.learn import learner
+from reluctant.lab.study.plan import Plan
+from reluctant.lab.study.rank import distinct, effective_rank
+from reluctant.lab.study.seen import Seen, seen
+from reluctant.timing import interleaved
+from reluctant.transformer.decoding import greedy
+from reluctant.transformer.model import Transformer
+from reluctant.translation.vocabulary import PAD
+
+_RANKED = 2048  # tokens of which the effective rank is taken
+
+
+def models(plan: Plan) -> tuple[str, ...]:
+    """The models that this experiment trains."""
+    return (BASE, *(n for n in ratios(plan) if n != BASE), *ACTIVATIONS, "hourglass", *CAPACITY)
+
+
+def timed(plan: Plan) -> tuple[str, ...]:
+    """Those whose time is taken."""
+    return (*ratios(plan), *ACTIVATIONS)
+
+
+def passes(bench: Bench, seed: int) -> dict[str, Any]:
+    """What goes through layers of different widths, of held-out text; means over a model's layers.
+
+    By model: "d_model", "d_ff"; "rank_x", "rank_h", "rank_y": effective rank of inputs, of what
+    is between the maps, and of outputs; "density": the share of neurons above zero; "distinct":
+    the share of tokens with a set of active neurons of their own. The last two are null for
+    activations without exact zeros.
+    """
+    batches = bench.text.valid.sample(bench.plan.tokens)
+    found = {}
+    for name in (*(ratio_name(r, "middle") for r in bench.plan.ratios), *ACTIVATIONS):
+        layers = list(seen(bench.model(name, seed), batches).values())
+        exact = name not in ("gelu", "swiglu")
+        found[name] = {
+            "d_model": layers[0].x.shape[1],
+            "d_ff": layers[0].h.shape[1],
+            "rank_x": _mean(layers, lambda each: effective_rank(each.x[:_RANKED])),
+            "rank_h": _mean(layers, lambda each: effective_rank(each.h[:_RANKED])),
+            "rank_y": _mean(layers, lambda each: effective_rank(each.y[:_RANKED])),
+            "density": _mean(layers, density) if exact else None,
+            "distinct": _mean(layers, lambda each: distinct(each.h)) if exact else None,
+        }
+    return {"models": found}
+
+
+def density(layer: Seen) -> float:
+    """The share of pairs of a token and a neuron above zero."""
+    return float((layer.h > 0).double().mean())
+
+
+def _mean(layers: list[Seen], of: Callable[[Seen], float]) -> float:
+    return sum(of(layer) for layer in layers) / len(layers)
+
+
+def timing(bench: Bench, seed: int) -> dict[str, Any]:
+    """How long the models take, all in turns: wants a quiet machine.
+
+    By model: "engine_ms" and "plain_ms": a token of greedy decoding, sentence by sentence, under
+    `reluctant.optimize` and without; "step_s": a step of training, in plain torch.
+    """
+    import reluctant  # noqa: PLC0415  needs Numba
+
+    plan, names = bench.plan, timed(bench.plan)
+    sources = [row[row != PAD][None] for b in bench.text.valid.sample(10**9) for row in b.source]
+    chosen = [sources[i * len(sources) // plan.sentences] for i in range(plan.sentences)]
+    calls: dict[str, Callable[[int], object]] = {}
+    tokens: dict[str, int] = {}
+    for name in names:
+        plain = bench.model(name, seed)
+        served = copy.deepcopy(plain)
+        reluctant.optimize(served)
+        tokens[name] = _decode(served, chosen, plan.longest)  # which also compiles
+        calls[f"{name} engine_ms"] = partial(_decoding, served, chosen, plan.longest)
+        calls[f"{name} plain_ms"] = partial(_decoding, plain, chosen, plan.longest)
+    taken = _in_turns(bench, "decoding", calls)
+    steps = _in_turns(
+        bench, "training steps", {name: _stepping(bench, name, seed) for name in names}
+    )
+    return {
+        "models": {
+            name: {
+                "engine_ms": 1e3 * taken[f"{name} engine_ms"] / tokens[name],
+                "plain_ms": 1e3 * taken[f"{name} plain_ms"] / tokens[name],
+                "step_s": steps[name],
+            }
+            for name in names
+        }
+    }
+
+
+def _in_turns(
+    bench: Bench, what: str, calls: dict[str, Callable[[int], object]]
+) -> dict[str, float]:
+    """The median time of a call of each, in seconds."""
+    began, rounds = time.monotonic(), 0
+
+    def on_round() -> None:
+        nonlocal rounds
+        rounds += 1
+        seconds = time.monotonic() - began
+        bench.tell(f"time of {what}: round {rounds} of {bench.plan.rounds}, {seconds:.0f} s")
+        bench.check()
+
+    return interleaved(calls, rounds=bench.plan.rounds, settle=None, turn=0.0, on_round=on_round)
+
+
+def _decoding(model: Transformer, sources: list[torch.Tensor], longest: int, number: int) -> None:
+    _decode(model, sources, longest)
+
+
+def _decode(model: Transformer, sources: list[torch.Tensor], longest: int) -> int:
+    """How many tokens the translations have, their ends among them."""
+    return sum(greedy(model, source, max_length=longest).shape[1] for source in sources)
+
+
+def _stepping(bench: Bench, name: str, seed: int) -> Callable[[int], object]:
+    """Steps of training on the same few batches; the model is one of its own."""
+    found = variant(name, bench.plan, len(bench.text.vocabulary), seed)
+    learning = learner(found, len(bench.text.vocabulary))
+    batches = bench.text.train.batches(bench.plan.batch_tokens, seed)
+    rows = [batches.collate(each) for each in batches.epoch(0)[: bench.plan.rounds]]
+    return lambda number: learning.step(number, [rows[number % len(rows)]])
+
+
+MEASURES = {"passes": passes}
+TIMING = {"timing": timing}
