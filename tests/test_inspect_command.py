@@ -53,8 +53,11 @@ def text(tmp_path: Path) -> Path:
     return path
 
 
-def test_a_hugging_face_folder(model: Path, text: Path, tmp_path: Path) -> None:
+def test_a_hugging_face_folder(
+    model: Path, text: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     out = tmp_path / "out.json"
+    monkeypatch.setattr("sys.argv", ["/bin/reluctant", "inspect", "a b"])
     result = command(model, "--text", text, "--json", out, "--neurons", 3, "--seed", 5)
     assert result.exit_code == 0, result.output
     found = json.loads(out.read_text())
@@ -69,7 +72,7 @@ def test_a_hugging_face_folder(model: Path, text: Path, tmp_path: Path) -> None:
     assert found["text"]["name"] == "text.txt"
     assert found["text"]["bytes"] == text.stat().st_size
     assert found["text"]["whole"] is True
-    assert found["command"].startswith("reluctant ")
+    assert found["command"] == "reluctant inspect 'a b'"
     assert len(found["sentences"]) == 3
     for word in ("Which neurons fire", "model 0", "model 1", "relu 24", "without neuron"):
         assert word in result.stdout

@@ -78,8 +78,7 @@ class Chunks(io.RawIOBase):
 
 @given(
     lines=st.lists(
-        st.just(codecs.BOM_UTF8)
-        | st.binary(max_size=5).map(lambda b: re.sub(rb"[\r\n]", b"", b))
+        st.just(codecs.BOM_UTF8) | st.binary(max_size=5).map(lambda b: re.sub(rb"[\r\n]", b"", b))
     ),
     ends=st.booleans(),
     most=st.integers(1, 4),
