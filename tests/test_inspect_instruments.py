@@ -153,6 +153,7 @@ def test_a_watch_computes_the_layer(activation: str, gated: bool) -> None:
         one.without = 5
         without = one(x)
     values = one.engine.neurons.values
+    assert torch.equal(seen[1].z, seen[0].z)
     lost = seen[0].h[:, 5:6] * values[5]
     assert torch.allclose(without, (seen[0].y - lost).view(x.shape), atol=1e-6)
     z, h = seen[0].z, seen[0].h

@@ -318,6 +318,7 @@ def test_losses_at_equal_times(seeds: Path) -> None:
             step = 1.0 if key[0] == 4 else 2.0
             value["result"]["models"][names[key]] = {
                 "engine_ms": ms, "plain_ms": ms if key[0] == 4 else 100 * ms, "step_s": step,
+                "alike": 1.0,
             }  # fmt: skip
         file.write_text(json.dumps(value))
     for key, name in names.items():

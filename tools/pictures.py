@@ -1,4 +1,7 @@
-"""Pictures of the pages that `make report` built: `python -m tools.pictures build/report docs`."""
+"""Pictures of pages, for the documents: `make pictures`.
+
+Their sentences are our own: those of the kept model's text stay in its folder.
+"""
 
 import shutil
 import sys
@@ -11,10 +14,10 @@ from reluctant.files import write_atomic
 
 # A picture's name; its page, what is chosen in it, and what is scrolled to; the window and theme.
 PICTURES = {
-    "inspect.png": ("en-de.html", "lang=en&step=4", "#walk", 1200, 860, "light"),
-    "inspect-zh.png": ("en-de.html", "lang=zh&step=4", "#walk", 1200, 860, "light"),
-    "inspect-neurons.png": ("en-de.html", "lang=en", "#neurons", 1200, 860, "dark"),
-    "inspect-phone.png": ("en-de.html", "lang=en&step=3", ".sentence", 390, 844, "dark"),
+    "inspect.png": ("own.html", "lang=en&step=4", "#walk", 1200, 860, "light"),
+    "inspect-zh.png": ("own.html", "lang=zh&step=4", "#walk", 1200, 860, "light"),
+    "inspect-neurons.png": ("own.html", "lang=en", "#neurons", 1200, 860, "dark"),
+    "inspect-phone.png": ("own.html", "lang=en&step=3", ".sentence", 390, 844, "dark"),
     "study.png": ("study.html", "lang=en", ".claim", 1200, 860, "light"),
 }
 

@@ -25,7 +25,6 @@ from reluctant.lab.inspect.walk import walk
 from reluctant.lab.residual import Residuals
 from reluctant.lab.watch import Watched, watched
 from reluctant.machine import cpu_model
-from reluctant.surgery.optimize import restore
 from reluctant.whole.twin import twin
 
 
@@ -76,7 +75,6 @@ def run_inspection(
     expect_sentences(subject, options.sentences or ())
     on_step("looking for the layers")
     model, plain = twin(subject.model), twin(subject.model)
-    restore(plain)  # of a model that is served
     with watched(model) as layers:
         if not layers.watches:
             reasons = "; ".join(f"{entry.name}: {entry.reason}" for entry in layers.left[:5])

@@ -11,6 +11,7 @@ from functools import partial
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from reluctant.lab.study.bench import Bench
 from reluctant.lab.study.catalogue import ACTIVATIONS, BASE, CAPACITY, ratio_name, ratios, variant
@@ -19,6 +20,7 @@ from reluctant.lab.study.plan import Plan
 from reluctant.lab.study.rank import distinct, effective_rank
 from reluctant.lab.study.seen import Seen, seen
 from reluctant.timing import interleaved
+from reluctant.transformer.attention import MultiHeadAttention
 from reluctant.transformer.decoding import greedy
 from reluctant.transformer.model import Transformer
 from reluctant.translation.vocabulary import PAD
@@ -73,37 +75,50 @@ def _mean(layers: list[Seen], of: Callable[[Seen], float]) -> float:
 def timing(bench: Bench, seed: int) -> dict[str, Any]:
     """How long the models take, all in turns: wants a quiet machine.
 
-    By model: "engine_ms" and "plain_ms": a token of greedy decoding, sentence by sentence, under
-    `reluctant.optimize` and without; "step_s": a step of training, in plain torch.
+    By model: "engine_ms" and "plain_ms": a token of greedy decoding, sentence by sentence, `served`
+    and in plain torch; "alike": the share of sentences whose tokens are the same both ways;
+    "step_s": a step of training, in plain torch.
     """
-    import reluctant  # noqa: PLC0415  needs Numba
-
     plan, names = bench.plan, timed(bench.plan)
     sources = [row[row != PAD][None] for b in bench.text.valid.sample(10**9) for row in b.source]
     chosen = [sources[i * len(sources) // plan.sentences] for i in range(plan.sentences)]
     calls: dict[str, Callable[[int], object]] = {}
+    found: dict[str, dict[str, float]] = {}
     tokens: dict[str, int] = {}
     for name in names:
         plain = bench.model(name, seed)
-        served = copy.deepcopy(plain)
-        reluctant.optimize(served)
-        tokens[name] = _decode(served, chosen, plan.longest)  # which also compiles
-        calls[f"{name} engine_ms"] = partial(_decoding, served, chosen, plan.longest)
+        with_engine = served(copy.deepcopy(plain))
+        first, second = (_decoded(each, chosen, plan.longest) for each in (with_engine, plain))
+        tokens[name] = sum(each.shape[1] for each in second)
+        found[name] = {"alike": sum(map(torch.equal, first, second)) / len(chosen)}
+        calls[f"{name} engine_ms"] = partial(_decoding, with_engine, chosen, plan.longest)
         calls[f"{name} plain_ms"] = partial(_decoding, plain, chosen, plan.longest)
     taken = _in_turns(bench, "decoding", calls)
-    steps = _in_turns(
-        bench, "training steps", {name: _stepping(bench, name, seed) for name in names}
-    )
-    return {
-        "models": {
-            name: {
-                "engine_ms": 1e3 * taken[f"{name} engine_ms"] / tokens[name],
-                "plain_ms": 1e3 * taken[f"{name} plain_ms"] / tokens[name],
-                "step_s": steps[name],
-            }
-            for name in names
-        }
-    }
+    stepping = {name: _stepping(bench, name, seed) for name in names}
+    steps = _in_turns(bench, "training steps", stepping)
+    for name, each in found.items():
+        for what in ("engine_ms", "plain_ms"):
+            each[what] = 1e3 * taken[f"{name} {what}"] / tokens[name]
+        each["step_s"] = steps[name]
+    return {"models": found}
+
+
+def served(model: Transformer) -> Transformer:
+    """The model, served by the engine with all of its maps.
+
+    `reluctant.optimize` leaves maps alone that are too small to gain by themselves. Models as small
+    as these have no others, and a program, which does a whole step at once, wants all.
+    """
+    import reluctant  # noqa: PLC0415  needs Numba
+    from reluctant.surgery.linears import MapSeat  # noqa: PLC0415
+    from reluctant.surgery.swap import map_seat_of, put_map  # noqa: PLC0415
+
+    reluctant.optimize(model)
+    for attention in model.modules():
+        for each in attention.children() if isinstance(attention, MultiHeadAttention) else ():
+            if map_seat_of(each) is None:
+                put_map(each, MapSeat())
+    return model
 
 
 def _in_turns(
@@ -122,13 +137,13 @@ def _in_turns(
     return interleaved(calls, rounds=bench.plan.rounds, settle=None, turn=0.0, on_round=on_round)
 
 
-def _decoding(model: Transformer, sources: list[torch.Tensor], longest: int, number: int) -> None:
-    _decode(model, sources, longest)
+def _decoding(model: Transformer, sources: list[Tensor], longest: int, number: int) -> None:
+    _decoded(model, sources, longest)
 
 
-def _decode(model: Transformer, sources: list[torch.Tensor], longest: int) -> int:
-    """How many tokens the translations have, their ends among them."""
-    return sum(greedy(model, source, max_length=longest).shape[1] for source in sources)
+def _decoded(model: Transformer, sources: list[Tensor], longest: int) -> list[Tensor]:
+    """The tokens of each translation, (1, length), its end among them."""
+    return [greedy(model, source, max_length=longest) for source in sources]
 
 
 def _stepping(bench: Bench, name: str, seed: int) -> Callable[[int], object]:

@@ -75,7 +75,23 @@ def _ratios(results: Results) -> list[Two | None]:
             f"{zh}每词元时间相等（{token.time:.2f} 毫秒）时，损失",
         )
         said.append(lowest(token.losses, lead))
-    return said
+    return [*said, _alike(results)]
+
+
+def _alike(results: Results) -> Two | None:
+    """Whether the engine's tokens are those of plain torch."""
+    shares = [
+        each["alike"]
+        for found in results.by_seed("timing").values()
+        for each in found["models"].values()
+    ]
+    if not shares:
+        return None
+    same, count = sum(shares) * results.plan.sentences, len(shares) * results.plan.sentences
+    return two(
+        f"The engine's tokens are those of plain torch in {same:.0f} of {count} translations.",
+        f"{count} 个译文中有 {same:.0f} 个引擎与普通 torch 的词元完全相同。",
+    )
 
 
 def _passes(results: Results) -> list[Two | None]:
