@@ -2,6 +2,7 @@
 
 import sys
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -30,6 +31,14 @@ def one_thread() -> Iterator[None]:
     torch.set_num_threads(1)
     yield
     torch.set_num_threads(before)
+
+
+@pytest.fixture
+def briefly(monkeypatch: pytest.MonkeyPatch) -> None:
+    """`inspect` times layers for one call each."""
+    import reluctant.lab.inspect as lab  # noqa: PLC0415
+
+    monkeypatch.setattr(lab, "Options", partial(lab.Options, turn=0.0))
 
 
 @pytest.fixture

@@ -5,14 +5,21 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
+import pytest
 import torch
 import transformers
 from tokenizers import Tokenizer, models, pre_tokenizers, processors
 from torch import Tensor, nn
 
+from reluctant.lab.inspect import Record, inspect
 from reluctant.transformer import Transformer, TransformerConfig
 from reluctant.translation.vocabulary import BOS, EOS, Vocabulary
 from translators import sentences
+
+
+def near(value: float) -> Any:
+    return pytest.approx(value, rel=1e-4, abs=1e-6)
+
 
 LINES = ["A dog ran home.", "the old bird sings", "cold, cold river!", "Why so slow?"]
 D, D_FF, ROOM = 16, 24, 24
@@ -167,3 +174,8 @@ def calls(tried: Tried) -> dict[str, Calls]:
         for item in tried.items:
             tried.run(model, item)
     return found
+
+
+def look(tried: Tried, lines: list[str] | None = None, **options: Any) -> Record:
+    options = tried.options | options
+    return inspect(tried.model, lines or LINES, words=tried.words, **options)

@@ -21,9 +21,10 @@ from reluctant.cli import app
 from reluctant.demo import Result, run_demo
 from reluctant.demo.layers import Layer
 from reluctant.demo.run import WAYS, Decoded, Sentence, take_turns
-from reluctant.demo.sentences import choose, evenly, own_sentences
+from reluctant.demo.sentences import choose, own_sentences
 from reluctant.engine import Engine
 from reluctant.errors import ReluctantError
+from reluctant.evenly import evenly
 from reluctant.transformer import Transformer, load
 from reluctant.translation import folder as finding
 from reluctant.translation.vocabulary import BOS, EOS, PAD, Vocabulary

@@ -2,7 +2,6 @@
 
 import copy
 import warnings
-from functools import partial
 from typing import Any
 
 import pytest
@@ -11,9 +10,9 @@ from torch import Tensor, nn
 
 import reluctant
 import reluctant.lab.inspect
-from inspected import D_FF, LINES, MAKERS, D, Tried, letters
+from inspected import D_FF, LINES, MAKERS, D, letters, look, near
 from reluctant.errors import ReluctantError, ReluctantWarning
-from reluctant.lab.inspect import Record, inspect, run_inspection, subject_of
+from reluctant.lab.inspect import inspect, run_inspection, subject_of
 from reluctant.lab.inspect.items import Items, batches
 from reluctant.lab.inspect.run import Options
 from reluctant.lab.inspect.stream import Stream
@@ -24,22 +23,8 @@ from reluctant.lab.watch import Watch, watched
 from reluctant.surgery.swap import seat_of
 from reluctant.transformer import greedy
 
-pytestmark = pytest.mark.usefixtures("one_thread")
+pytestmark = pytest.mark.usefixtures("one_thread", "briefly")
 kinds = pytest.mark.parametrize("kind", MAKERS)
-
-
-@pytest.fixture(autouse=True)
-def briefly(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(reluctant.lab.inspect, "Options", partial(Options, turn=0.0))
-
-
-def near(value: float) -> Any:
-    return pytest.approx(value, rel=1e-4, abs=1e-6)
-
-
-def look(tried: Tried, lines: list[str] | None = None, **options: Any) -> Record:
-    options = tried.options | options
-    return inspect(tried.model, lines or LINES, words=tried.words, **options)
 
 
 def snapshot(model: nn.Module) -> Any:
@@ -260,7 +245,7 @@ def test_json_holds_no_number_that_is_none() -> None:
         tried.model.encoder.layer[0].output.dense.bias.zero_()
     found = look(tried).to_json()
     layer = found["layers"][0]
-    assert layer["effective_rank"]["output"] is None
+    assert layer["effective_rank"]["output"] == 0.0
     assert layer["neurons_for_90"] == 0.0
     assert layer["update"]["cosine"] == 0.0
     with warnings.catch_warnings():

@@ -4,7 +4,6 @@ import json
 import subprocess
 import sys
 import types
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -17,20 +16,14 @@ import reluctant.lab.inspect.run
 from inspected import D_FF, LINES, D, bert, letters, lively, pre_norm
 from reluctant.cli import app
 from reluctant.lab.inspect.record import Check
-from reluctant.lab.inspect.run import Options
 from test_inspect_text import HOSTILE
 from translators import sentences, untrained
 
-pytestmark = pytest.mark.usefixtures("one_thread")
+pytestmark = pytest.mark.usefixtures("one_thread", "briefly")
 FIELDS = {
     *("format", "reluctant", "machine", "command", "model", "text", "totals", "layers", "left"),
     *("sentences", "walk", "checks"),
 }
-
-
-@pytest.fixture(autouse=True)
-def briefly(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(reluctant.lab.inspect, "Options", partial(Options, turn=0.0))
 
 
 def command(*arguments: object) -> Result:
@@ -135,6 +128,12 @@ def test_a_head_that_answers_with_vectors(tmp_path: Path, text: Path) -> None:
     assert all(w["before"] is w["after"] is None and w["change"] > 0 for w in without)
     assert found["layers"][0]["neurons"][0]["promotes"]
     assert found["layers"][0]["update"]["ratio"] > 0
+
+
+def test_languages_that_say_nothing_are_refused(model: Path, text: Path) -> None:
+    result = command(model, "--text", text, "--target-lang", "de")
+    assert result.exit_code == 2
+    assert "--target-lang" in result.stderr
 
 
 @pytest.mark.filterwarnings("ignore:.*max_length.*")

@@ -16,8 +16,9 @@ from reluctant.lab.contexts import KEPT, Contexts
 from reluctant.lab.density import EDGES, Density
 from reluctant.lab.instruments import Instrument
 from reluctant.lab.placed import AFTER, BEFORE, Placed
+from reluctant.lab.rank import effective_rank
 from reluctant.lab.residual import NO_NORM, OTHER, Residuals
-from reluctant.lab.sample import Reservoir, effective_rank
+from reluctant.lab.sample import Reservoir
 from reluctant.lab.saves import computed
 from reluctant.lab.watch import Watch
 
@@ -130,9 +131,10 @@ def test_effective_rank_of_equal_singular_values(rank: int) -> None:
 
 
 def test_effective_rank_of_nothing() -> None:
-    assert effective_rank(torch.zeros(3, 3)) is None
-    assert effective_rank(torch.zeros(0, 3)) is None
-    assert effective_rank(torch.full((2, 2), math.nan)) is None
+    assert effective_rank(torch.zeros(3, 3)) == 0
+    assert effective_rank(torch.zeros(0, 3)) == 0
+    assert math.isnan(effective_rank(torch.tensor([[1.0, 2.0], [math.nan, 0.0]])))
+    assert math.isnan(effective_rank(torch.tensor([[1.0, 2.0], [math.inf, 0.0]])))
 
 
 def watch(activation: str = "relu", *, gated: bool = False, d_ff: int = 12) -> Watch:

@@ -1,6 +1,5 @@
 """Models of all kinds: gated, with transposed maps, two stacks, experts, torch's own."""
 
-from functools import partial
 from typing import Any
 
 import pytest
@@ -10,30 +9,16 @@ from torch import Tensor, nn
 
 import reluctant
 import reluctant.lab.inspect
-from inspected import D_FF, LINES, ROOM, D, Tried, letters, lively
-from reluctant.lab.inspect import Record, inspect, subject_of
-from reluctant.lab.inspect.run import Options
+from inspected import D_FF, LINES, MAKERS, ROOM, D, Tried, letters, lively, look, near
+from reluctant.errors import ReluctantError
+from reluctant.lab.inspect import inspect, subject_of
 from reluctant.lab.inspect.subject import Batch, Item
 from reluctant.lab.residual import NO_NORM, OTHER
 
-pytestmark = pytest.mark.usefixtures("one_thread")
+pytestmark = pytest.mark.usefixtures("one_thread", "briefly")
 TINY = {"vocab_size": 100, "hidden_size": D, "intermediate_size": D_FF, "num_hidden_layers": 1}
 TINY |= {"num_attention_heads": 2, "max_position_embeddings": ROOM}
 SIZES = {"layers": 1, "ffn_dim": D_FF, "attention_heads": 2, "sparse_step": 1}
-
-
-@pytest.fixture(autouse=True)
-def briefly(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(reluctant.lab.inspect, "Options", partial(Options, turn=0.0))
-
-
-def near(value: float) -> Any:
-    return pytest.approx(value, rel=1e-4, abs=1e-6)
-
-
-def look(tried: Tried, lines: list[str] | None = None, **options: Any) -> Record:
-    options = tried.options | options
-    return inspect(tried.model, lines or LINES, words=tried.words, **options)
 
 
 def test_a_gated_layer() -> None:
@@ -199,3 +184,27 @@ def test_torchs_own_encoder() -> None:
     # the fused code that torch takes without us is counted, too
     of_maps = 2 * sum(p.numel() for n, p in model.encoder.named_parameters() if p.dim() == 2)
     assert record.totals.flops_per_token > of_maps
+
+
+def test_languages_of_a_model_with_prefixes() -> None:
+    tasks = {"translation_en_to_de": {"prefix": "to German: "}}
+    config = transformers.T5Config(
+        vocab_size=100, d_model=D, d_ff=D_FF, d_kv=8, num_heads=2, num_layers=1,
+        decoder_start_token_id=0, task_specific_params=tasks,
+    )  # fmt: skip
+    model, words = lively(transformers.T5ForConditionalGeneration(config)), letters()
+    subject = subject_of(model, words, languages=("en", "de"))
+    assert subject.encode("sun") == [words("to German: sun")["input_ids"]]
+    pieces = subject.encode("a" * 30, 20)
+    assert len(pieces) > 1
+    assert all(len(piece) <= 20 for piece in pieces)
+    assert all(piece[1:12] == words("to German: ")["input_ids"][1:-1] for piece in pieces)
+    for wrong in ("en", "fr"), ("a", "b"):  # "b" is one of its tokens, and no language
+        with pytest.raises(ReluctantError, match=r"translation_en_to_de.*got"):
+            subject_of(model, words, languages=wrong)
+
+
+def test_languages_that_say_nothing() -> None:
+    tried = MAKERS["bert"]()
+    with pytest.raises(ReluctantError, match="expected no languages"):
+        subject_of(tried.model, tried.words, languages=(None, "de"))

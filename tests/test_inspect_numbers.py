@@ -2,27 +2,19 @@
 
 import copy
 import math
-from functools import cache, partial
+from functools import cache
 from itertools import pairwise
-from typing import Any
 
 import pytest
 import torch
 from torch import Tensor
 
-import reluctant.lab.inspect
-from inspected import LINES, MAKERS, ROOM, Calls, Tried, calls
+from inspected import LINES, MAKERS, ROOM, Calls, Tried, calls, near
 from reluctant.lab.inspect import Record, inspect
 from reluctant.lab.inspect.of_layer import Layer, Neuron
-from reluctant.lab.inspect.run import Options
 
-pytestmark = pytest.mark.usefixtures("one_thread")
+pytestmark = pytest.mark.usefixtures("one_thread", "briefly")
 NEURONS = 5
-
-
-@pytest.fixture(autouse=True)
-def briefly(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(reluctant.lab.inspect, "Options", partial(Options, turn=0.0))
 
 
 @cache
@@ -32,10 +24,6 @@ def found(kind: str) -> tuple[Tried, Record, dict[str, Calls]]:
         tried.model, LINES, words=tried.words, neurons=NEURONS, name=kind, **tried.options
     )
     return tried, record, calls(tried)
-
-
-def near(value: float) -> Any:
-    return pytest.approx(value, rel=1e-4, abs=1e-6)
 
 
 CASES = [(kind, number) for kind in MAKERS for number in range(2)]

@@ -1,38 +1,19 @@
 """Single sentences: which neurons fired, the answer without one of them, one token's walk."""
 
 import copy
-from functools import partial
 from typing import Any
 
 import pytest
 import torch
 from torch import Tensor, nn
 
-import reluctant
-import reluctant.lab.inspect
-from inspected import D_FF, LINES, MAKERS, D, Tried, calls
-from reluctant.lab.inspect import Record, inspect
+from inspected import D_FF, LINES, MAKERS, D, Tried, calls, look, near
 from reluctant.lab.inspect.of_layer import Layer
-from reluctant.lab.inspect.run import Options
 from reluctant.lab.watch import Watch
 from reluctant.transformer import greedy
 
-pytestmark = pytest.mark.usefixtures("one_thread")
+pytestmark = pytest.mark.usefixtures("one_thread", "briefly")
 kinds = pytest.mark.parametrize("kind", MAKERS)
-
-
-@pytest.fixture(autouse=True)
-def briefly(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(reluctant.lab.inspect, "Options", partial(Options, turn=0.0))
-
-
-def near(value: float) -> Any:
-    return pytest.approx(value, rel=1e-4, abs=1e-6)
-
-
-def look(tried: Tried, lines: list[str] | None = None, **options: Any) -> Record:
-    options = tried.options | options
-    return inspect(tried.model, lines or LINES, words=tried.words, **options)
 
 
 @kinds

@@ -10,10 +10,11 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from reluctant.errors import ReluctantError
+from reluctant.lab.rank import effective_rank
 from reluctant.lab.study import neurons
 from reluctant.lab.study.linear_map import best_linear, r_squared
 from reluctant.lab.study.probe import accuracy, majority
-from reluctant.lab.study.rank import distance_from_rank_one, distinct, effective_rank
+from reluctant.lab.study.rank import distance_from_rank_one, distinct
 from reluctant.lab.study.words import CLASSES, kinds_before, labels
 from reluctant.translation.batches import Batches
 from reluctant.translation.vocabulary import Vocabulary

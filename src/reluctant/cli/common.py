@@ -23,6 +23,14 @@ JsonFile = Annotated[
     typer.Option("--json", metavar="FILE", help="Write the figures there too, as JSON."),
 ]
 
+TrustRemoteCode = Annotated[
+    bool, typer.Option("--trust-remote-code", help="Run code that comes with the model.")
+]
+SourceLang = Annotated[
+    str | None, typer.Option(help="For a Hugging Face model of many languages, such as en.")
+]
+TargetLang = Annotated[str | None, typer.Option(help="The same.")]
+
 
 @contextmanager
 def clean_exit(json: Path | None) -> Iterator[None]:

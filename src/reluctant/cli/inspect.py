@@ -8,7 +8,15 @@ from typing import Annotated
 
 import typer
 
-from reluctant.cli.common import FAILED, INTERRUPTED, clean_exit, progress
+from reluctant.cli.common import (
+    FAILED,
+    INTERRUPTED,
+    SourceLang,
+    TargetLang,
+    TrustRemoteCode,
+    clean_exit,
+    progress,
+)
 from reluctant.errors import ReluctantError
 from reluctant.files import write_json
 
@@ -41,13 +49,9 @@ def inspect(
     limit: Annotated[
         int | None, typer.Option(min=1, metavar="TOKENS", help="Stop after so many of the text.")
     ] = None,
-    source_lang: Annotated[
-        str | None, typer.Option(help="For a Hugging Face model of many languages, such as en.")
-    ] = None,
-    target_lang: Annotated[str | None, typer.Option(help="The same.")] = None,
-    trust_remote_code: Annotated[
-        bool, typer.Option("--trust-remote-code", help="Run code that comes with the model.")
-    ] = False,
+    source_lang: SourceLang = None,
+    target_lang: TargetLang = None,
+    trust_remote_code: TrustRemoteCode = False,
     json: Annotated[
         str | None, typer.Option(metavar="FILE", help="Write all there as JSON; -: to stdout.")
     ] = None,

@@ -4,7 +4,7 @@ from typing import Annotated, Literal
 
 import typer
 
-from reluctant.cli.common import FAILED, JsonFile, clean_exit
+from reluctant.cli.common import FAILED, JsonFile, TrustRemoteCode, clean_exit
 from reluctant.files import write_json
 
 
@@ -20,9 +20,7 @@ def optimize(
     dtype: Annotated[
         Literal["float32", "bfloat16"], typer.Option(help="What the weights are loaded as.")
     ] = "float32",
-    trust_remote_code: Annotated[
-        bool, typer.Option("--trust-remote-code", help="Run code that comes with the model.")
-    ] = False,
+    trust_remote_code: TrustRemoteCode = False,
     narrow: Annotated[
         bool, typer.Option("--narrow", help="Read float32 weights of 16-bit numbers as such.")
     ] = False,

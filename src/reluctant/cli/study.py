@@ -66,9 +66,12 @@ def study(
     four hours of two cores.
     """
     with clean_exit(json):
-        for file in (html, markdown):
-            if file is not None:
-                check_writable(file)
+        if html is not None:
+            from reluctant.lab.page import check_page  # noqa: PLC0415  an extra
+
+            check_page(html)
+        if markdown is not None:
+            check_writable(markdown)
         folder = out or (OUT.with_name(f"{OUT.name}-quick") if quick else OUT)
         finished = True
         if pairs or quick:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from reluctant.cli.common import clean_exit, progress
+from reluctant.cli.common import SourceLang, TargetLang, TrustRemoteCode, clean_exit, progress
 from reluctant.errors import ReluctantError
 from reluctant.files import write_atomic
 
@@ -48,13 +48,9 @@ def translate(
     batch_size: Annotated[int, typer.Option(min=1, help="Most texts decoded together.")] = 32,
     engine: Annotated[bool, typer.Option(help="Serve the model; otherwise plain torch.")] = True,
     threads: Annotated[int | None, typer.Option(min=1, help="Of torch.")] = None,
-    source_lang: Annotated[
-        str | None, typer.Option(help="For a Hugging Face model of many languages, such as en.")
-    ] = None,
-    target_lang: Annotated[str | None, typer.Option(help="The same.")] = None,
-    trust_remote_code: Annotated[
-        bool, typer.Option("--trust-remote-code", help="Run code that comes with the model.")
-    ] = False,
+    source_lang: SourceLang = None,
+    target_lang: TargetLang = None,
+    trust_remote_code: TrustRemoteCode = False,
     scores: Annotated[
         bool, typer.Option("--scores", help="Before each translation its score and a tab.")
     ] = False,

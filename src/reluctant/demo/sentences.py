@@ -1,10 +1,10 @@
 """What the demo translates: sentences that the model has not learned from, or our own."""
 
-from collections.abc import Sequence
 from importlib.resources import files
 from pathlib import Path
 
 from reluctant.errors import ReluctantError
+from reluctant.evenly import evenly
 
 HELD_OUT = "test-general.tsv"  # in a model's folder: English, tab, German
 FEWEST, MOST = 5, 15  # words
@@ -41,13 +41,3 @@ def choose(folder: Path, count: int, *, own: bool = False) -> list[str]:
             "our own"
         )
     return evenly(fit, count)
-
-
-def evenly(lines: Sequence[str], count: int) -> list[str]:
-    """So many of the lines, at even distances; all of them if there are no more.
-
-    >>> evenly("abcdefg", 3)
-    ['a', 'c', 'e']
-    """
-    count = min(count, len(lines))
-    return [lines[i * len(lines) // count] for i in range(count)]

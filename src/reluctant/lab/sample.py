@@ -1,4 +1,4 @@
-"""A fixed number of tokens out of a stream of any length, and the rank of what they hold."""
+"""A fixed number of tokens out of a stream of any length."""
 
 import numpy as np
 import torch
@@ -47,19 +47,3 @@ class Reservoir:
     @property
     def memory_bytes(self) -> int:
         return self._kept.nbytes
-
-
-def effective_rank(matrix: Tensor) -> float | None:
-    """exp of the entropy of the singular values, divided by their sum.
-
-    Roy and Vetterli 2007, "The effective rank: a measure of effective dimensionality". Between 1
-    and the rank. matrix: (rows, columns); None for one of zeros, or with a NaN or infinity.
-
-    >>> round(effective_rank(torch.eye(5)), 6), effective_rank(torch.zeros(2, 2))
-    (5.0, None)
-    """
-    if not matrix.numel() or not matrix.isfinite().all() or not matrix.any():
-        return None
-    values = torch.linalg.svdvals(matrix.double())
-    shares = values / values.sum()
-    return float(torch.special.entr(shares).sum().exp())

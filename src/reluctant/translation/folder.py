@@ -1,5 +1,6 @@
 """Where the model is that translates."""
 
+import json
 import os
 from pathlib import Path
 
@@ -36,6 +37,21 @@ def find_model(given: str | Path | None = None) -> Path:
         f"`reluctant train ... --out FOLDER` and say --model FOLDER (or set {VARIABLE}); a "
         f"checkout of the repository has one in {KEPT}"
     )
+
+
+def is_hugging_face(folder: Path) -> bool:
+    """Whether transformers wrote it: by the one entry that every config of theirs has, and none of
+    `reluctant train`'s.
+
+    Raises ReluctantError if there is no config that can be read.
+    """
+    try:
+        config = json.loads((folder / CONFIG).read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise ReluctantError(
+            f"expected a model's folder with a {CONFIG}, got {folder}: {error}"
+        ) from error
+    return isinstance(config, dict) and "model_type" in config
 
 
 def _expected(named: str | Path, source: str) -> Path:

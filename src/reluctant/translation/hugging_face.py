@@ -10,6 +10,7 @@ from torch import Tensor
 
 from reluctant.errors import ReluctantError
 from reluctant.translation.backend import Search
+from reluctant.translation.languages import listed, needs_target, some_of, spoken
 from reluctant.whole.load import load
 
 _MORE = 50  # tokens that a translation may have above its source, as our own decoding has it
@@ -42,8 +43,13 @@ class HuggingFace:
         self._expect_translator(folder)
         self._settings = self.model.generation_config
         self._settings.max_length = None  # each call says it
-        self._prefix, self._forced = self._spoken(*languages)
-        self._ends = _listed(self._settings.eos_token_id)
+        self._prefix, self._forced = spoken(self.model, self.tokenizer, *languages)
+        if self._forced is None and needs_target(self.model, self.tokenizer):
+            raise ReluctantError(
+                f"expected a target_lang for a model of many languages: "
+                f"{some_of(self.tokenizer)}; got none: say --target-lang"
+            )
+        self._ends = listed(self._settings.eos_token_id)
         pads = [self._settings.pad_token_id, self.tokenizer.pad_token_id, *self._ends]
         self._pad = next((id for id in pads if id is not None), 0)  # masked: any would do
         room: int | None = getattr(self.model.config, "max_position_embeddings", None)
@@ -107,7 +113,7 @@ class HuggingFace:
         """At its limit, and there with the end that the model may want."""
         if len(target) <= limit:
             return target
-        forced = _listed(self._settings.forced_eos_token_id)[:1]
+        forced = listed(self._settings.forced_eos_token_id)[:1]
         return [*target[: limit - len(forced)], *forced]
 
     def _ended(self, row: list[int]) -> list[int]:
@@ -161,56 +167,3 @@ class HuggingFace:
         ids = [[*row, *[self._pad] * (width - len(row))] for row in rows]
         mask = [[1] * len(row) + [0] * (width - len(row)) for row in rows]
         return torch.tensor(ids), torch.tensor(mask)
-
-    def _spoken(self, source: str | None, target: str | None) -> tuple[str, int | None]:
-        """What stands before each source, and the token that each target begins with."""
-        if hasattr(self.tokenizer, "src_lang"):
-            if source is not None:
-                self._language(source)
-                self.tokenizer.src_lang = source
-            if target is not None:
-                return "", self._language(target)
-            if self._settings.forced_bos_token_id is None:
-                raise ReluctantError(
-                    f"expected a target_lang for a model of many languages: "
-                    f"{self._languages()}; got none: say --target-lang"
-                )
-            return "", None
-        if source is None and target is None:
-            return "", None
-        tasks = getattr(self.model.config, "task_specific_params", None) or {}
-        task = tasks.get(f"translation_{source}_to_{target}", {})
-        if "prefix" not in task:
-            known = [name for name in tasks if name.startswith("translation_")]
-            raise ReluctantError(
-                f"expected languages that the model's config or tokenizer knows "
-                f"({', '.join(known) or 'it has none'}); got {source} and {target}"
-            )
-        return str(task["prefix"]), None
-
-    def _language(self, code: str) -> int:
-        find = getattr(self.tokenizer, "get_lang_id", self.tokenizer.convert_tokens_to_ids)
-        try:
-            id = find(code)
-        except KeyError:
-            id = None
-        special = self.tokenizer.all_special_ids
-        if id is None or id not in special or id == self.tokenizer.unk_token_id:
-            raise ReluctantError(
-                f"expected a language of the tokenizer, {self._languages()}; got {code!r}"
-            )
-        return int(id)
-
-    def _languages(self) -> str:
-        """Some of its codes."""
-        tokens: list[str] = [
-            str(token).strip("_")
-            for token in self.tokenizer.all_special_tokens
-            if "<" not in str(token)
-        ]
-        return f"such as {', '.join(tokens[:3])}" if tokens else "which has none"
-
-
-def _listed(ids: int | list[int] | None) -> list[int]:
-    """Ids of which a config may have none, one or several."""
-    return ids if isinstance(ids, list) else [] if ids is None else [ids]

@@ -1,12 +1,11 @@
 """Lines of a text as they come: each ends with a line feed and nothing else."""
 
+from codecs import BOM_UTF8  # some programs begin a text with it
 from collections.abc import Iterator
 from pathlib import Path
 from typing import BinaryIO
 
 from reluctant.errors import ReluctantError
-
-_MARK = b"\xef\xbb\xbf"  # some programs write it at the beginning of a text in UTF-8
 
 
 def lines_of(path: Path) -> list[str]:
@@ -15,7 +14,7 @@ def lines_of(path: Path) -> list[str]:
     Raises ReluctantError for a file that cannot be read, naming the line if it is no UTF-8.
     """
     try:
-        content = path.read_bytes().removeprefix(_MARK)
+        content = path.read_bytes().removeprefix(BOM_UTF8)
     except OSError as error:
         raise ReluctantError(f"expected a file of lines, got {path}: {error}") from error
     lines = content.split(b"\n")
@@ -50,10 +49,10 @@ def ready_lines(stream: BinaryIO, most: int) -> Iterator[list[bytes]]:
             continue
         *lines, rest = rest.split(b"\n")
         if first:
-            lines[0], first = lines[0].removeprefix(_MARK), False
+            lines[0], first = lines[0].removeprefix(BOM_UTF8), False
         for start in range(0, len(lines), most):
             yield [bytes(line.removesuffix(b"\r")) for line in lines[start : start + most]]
     if first:
-        rest = rest.removeprefix(_MARK)
+        rest = rest.removeprefix(BOM_UTF8)
     if rest:
         yield [bytes(rest)]

@@ -8,10 +8,31 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from reluctant.errors import ReluctantError
+from reluctant.transformer.config import TransformerConfig
 from reluctant.transformer.decoding import beam_search, greedy
 from reluctant.transformer.io import load
 from reluctant.translation.backend import Search
 from reluctant.translation.vocabulary import BOS, EOS, PAD, UNK, Vocabulary
+
+
+def expect_fit(config: TransformerConfig, vocabulary: Vocabulary, name: str) -> None:
+    """Raise ReluctantError, with the model's name, if it and its vocabulary do not go together."""
+    if (config.pad, config.bos, config.eos) != (PAD, BOS, EOS):
+        raise ReluctantError(
+            f"expected a model with pad, bos, eos = {PAD}, {BOS}, {EOS} in {name}, got "
+            f"{config.pad}, {config.bos}, {config.eos}"
+        )
+    if not config.source_vocab == config.targets == len(vocabulary):
+        raise ReluctantError(
+            f"expected a model and a vocabulary of one size in {name}, got "
+            f"{config.source_vocab} and {config.targets} tokens in the model, "
+            f"{len(vocabulary)} in the vocabulary"
+        )
+
+
+def room(config: TransformerConfig) -> int | None:
+    """How many positions the model has a table for; None if it has none and needs none."""
+    return None if config.positions == "sinusoidal" else config.max_positions
 
 
 class Trained:
@@ -22,20 +43,8 @@ class Trained:
 
     def __init__(self, folder: Path, *, engine: bool, narrow: bool, longest: int) -> None:
         self.vocabulary, self.model = Vocabulary.load(folder), load(folder).float()
-        config = self.model.config
-        if (config.pad, config.bos, config.eos) != (PAD, BOS, EOS):
-            raise ReluctantError(
-                f"expected a model with pad, bos, eos = {PAD}, {BOS}, {EOS} in {folder}, got "
-                f"{config.pad}, {config.bos}, {config.eos}"
-            )
-        if not config.source_vocab == config.targets == len(self.vocabulary):
-            raise ReluctantError(
-                f"expected a model and a vocabulary of one size in {folder}, got "
-                f"{config.source_vocab} and {config.targets} tokens in the model, "
-                f"{len(self.vocabulary)} in the vocabulary"
-            )
-        room = longest if config.positions == "sinusoidal" else config.max_positions
-        self.longest = min(longest, room)
+        expect_fit(self.model.config, self.vocabulary, str(folder))
+        self.longest = min(longest, room(self.model.config) or longest)
         if engine:
             import reluctant  # noqa: PLC0415  engine=False works without Numba
 

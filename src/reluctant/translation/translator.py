@@ -1,6 +1,5 @@
 """From sentences to translations, with a model from a folder."""
 
-import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -8,7 +7,7 @@ from typing import NamedTuple
 
 from reluctant.errors import ReluctantError
 from reluctant.translation.backend import Backend, Search
-from reluctant.translation.folder import CONFIG
+from reluctant.translation.folder import is_hugging_face
 from reluctant.translation.segments import segments
 
 # Tokens of what is translated at once. A model sees few sentences that are longer while it learns,
@@ -87,7 +86,7 @@ class Translator:
                 f"{batch_size} and {longest}"
             )
         folder, self._batch_size = Path(folder).expanduser(), batch_size
-        if _is_hugging_face(folder):
+        if is_hugging_face(folder):
             from reluctant.translation.hugging_face import HuggingFace  # noqa: PLC0415  an extra
 
             self._backend: Backend = HuggingFace(
@@ -225,17 +224,6 @@ class Translator:
 
     def _fits(self, ids: Sequence[int]) -> bool:
         return len(ids) <= self._backend.longest
-
-
-def _is_hugging_face(folder: Path) -> bool:
-    """By the one entry that every config of theirs has, and none of ours."""
-    try:
-        config = json.loads((folder / CONFIG).read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise ReluctantError(
-            f"expected a model's folder with a {CONFIG}, got {folder}: {error}"
-        ) from error
-    return isinstance(config, dict) and "model_type" in config
 
 
 def _expect_text(sentence: object) -> None:

@@ -20,7 +20,7 @@ from reluctant.lab.inspect.of_layer import (
 from reluctant.lab.inspect.of_neuron import Wanted, neurons_of
 from reluctant.lab.inspect.subject import Subject
 from reluctant.lab.instruments import Instrument
-from reluctant.lab.sample import effective_rank
+from reluctant.lab.rank import effective_rank
 from reluctant.lab.saves import candidates_of, computed, measured
 
 TOKENS = 200  # the most frequent ones, of which the density is told

@@ -35,11 +35,11 @@ class Density:
 
 @dataclass(frozen=True)
 class Rank:
-    """Effective ranks (Roy and Vetterli 2007) of a random sample of so many tokens."""
+    """Effective ranks of a random sample of so many tokens; NaN, in JSON null: not finite."""
 
-    input: float | None
-    hidden: float | None
-    output: float | None
+    input: float
+    hidden: float
+    output: float
     sample: int
 
 

@@ -1,6 +1,5 @@
 """From what a user names to a model with its words."""
 
-import json
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +10,7 @@ from reluctant.lab.inspect.ours import Ours
 from reluctant.lab.inspect.subject import Subject
 from reluctant.lab.inspect.theirs import OneStack, Other, TwoStacks
 from reluctant.transformer.model import Transformer
-from reluctant.translation.folder import CONFIG
+from reluctant.translation.folder import CONFIG, is_hugging_face
 from reluctant.translation.translator import LONGEST
 from reluctant.translation.vocabulary import Vocabulary
 from reluctant.whole.load import load
@@ -34,11 +33,11 @@ def open_subject(
     """
     folder = Path(name).expanduser()
     shown = folder.resolve().name if folder.is_dir() else name
-    if _is_ours(folder):
+    if (folder / CONFIG).is_file() and not is_hugging_face(folder):
         from reluctant.translation.trained import Trained  # noqa: PLC0415
 
         trained = Trained(folder, engine=False, narrow=False, longest=LONGEST)
-        return Ours(shown, trained.model, trained.vocabulary, trained.longest)
+        return subject_of(trained.model, trained.vocabulary, name=shown, languages=languages)
     loaded: Any = load(name, trust_remote_code=trust_remote_code)
     words = loaded.tokenizer if loaded.tokenizer is not None else loaded.example
     return subject_of(loaded.model, words, name=shown, languages=languages)
@@ -49,12 +48,22 @@ def subject_of(
 ) -> Subject:
     """A model that is there already, and its words: a `Vocabulary` or a tokenizer of transformers.
 
-    Raises ReluctantError if they do not go together.
+    Raises ReluctantError if they do not go together, and for languages that say nothing to it.
     """
     if not isinstance(model, nn.Module):
         raise ReluctantError(f"expected a model, an nn.Module; got {type(model).__name__}")
     if model.training:
         raise ReluctantError("the model is in training mode, with dropout: call model.eval()")
+    subject = _subject(model, words, name, languages)
+    if any(languages) and not isinstance(subject, TwoStacks):
+        raise ReluctantError(
+            f"expected no languages for {name}, which is no Hugging Face encoder-decoder: leave "
+            "--source-lang and --target-lang out"
+        )
+    return subject
+
+
+def _subject(model: nn.Module, words: Any, name: str, languages: Languages) -> Subject:
     if isinstance(model, Transformer) and isinstance(words, Vocabulary):
         return Ours(name, model, words, LONGEST)
     if not callable(words) or not hasattr(words, "convert_ids_to_tokens"):
@@ -71,12 +80,3 @@ def subject_of(
     if getattr(config, "is_encoder_decoder", False):
         return TwoStacks(name, model, words, languages)
     return OneStack(name, model, words)
-
-
-def _is_ours(folder: Path) -> bool:
-    """By the one entry that every config of theirs has, and none of ours."""
-    try:
-        config = json.loads((folder / CONFIG).read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return False
-    return isinstance(config, dict) and "model_type" not in config

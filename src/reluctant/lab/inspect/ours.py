@@ -5,11 +5,11 @@ from collections.abc import Sequence
 from torch import Tensor, nn
 
 import reluctant
-from reluctant.errors import ReluctantError
 from reluctant.lab.inspect.subject import Batch, Item, Subject
 from reluctant.lab.inspect.words import Words
 from reluctant.transformer.decoding import greedy
 from reluctant.transformer.model import Transformer
+from reluctant.translation.trained import expect_fit, room
 from reluctant.translation.vocabulary import BOS, EOS, PAD, Vocabulary
 
 
@@ -25,20 +25,10 @@ class Ours(Subject):
     speaks = answers_itself = True
 
     def __init__(self, name: str, model: Transformer, vocabulary: Vocabulary, longest: int) -> None:
-        config = model.config
-        if (config.pad, config.bos, config.eos) != (PAD, BOS, EOS):
-            raise ReluctantError(
-                f"expected a model with pad, bos, eos = {PAD}, {BOS}, {EOS}, got {config.pad}, "
-                f"{config.bos}, {config.eos}"
-            )
-        if not config.source_vocab == config.targets == len(vocabulary):
-            raise ReluctantError(
-                f"expected a model and a vocabulary of one size, got {config.source_vocab} and "
-                f"{config.targets} tokens in the model, {len(vocabulary)} in the vocabulary"
-            )
+        expect_fit(model.config, vocabulary, name)
         self.name, self.model, self._vocabulary = name, model, vocabulary
         self.words, self.vocabulary = Words.of_vocabulary(vocabulary), len(vocabulary)
-        self._room = None if config.positions == "sinusoidal" else config.max_positions
+        self._room = room(model.config)
         self.longest = longest if self._room is None else min(longest, self._room)
         self.head = model.linear.weight.detach()
 

@@ -109,7 +109,7 @@ def _using(record: Record) -> Table:
             _share(layer.parameters_share),
             _share(layer.flops_share),
             _share(layer.neurons_for_90),
-            " ".join("-" if rank is None else f"{rank:.0f}" for rank in three),
+            " ".join(f"{rank:.0f}" for rank in three),
             _number(None if layer.update is None else layer.update.ratio),
             "-" if timed is None else f"{timed.torch_ms:.3f}",
             "-" if timed is None else f"{timed.engine_ms:.3f}",

@@ -1,5 +1,6 @@
 """The text that goes through a model: read piece by piece, so that its length is all the same."""
 
+from codecs import BOM_UTF8  # some programs begin a text with it
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import BinaryIO, NamedTuple, Protocol
@@ -7,7 +8,6 @@ from typing import BinaryIO, NamedTuple, Protocol
 from reluctant.errors import ReluctantError
 
 PIECE = 2**14  # bytes of a line that are read at once
-_MARK = b"\xef\xbb\xbf"  # some programs write it at the beginning of a text in UTF-8
 _BLANKS = b" \t\r\v\f"
 
 
@@ -114,7 +114,7 @@ class File:
     def _pieces(self, file: BinaryIO, *, counts: bool = True) -> Iterator[tuple[str, bool]]:
         """Pieces of lines, and whether each begins one."""
         rest, begins = b"", True
-        if file.read(len(_MARK)) != _MARK:
+        if file.read(len(BOM_UTF8)) != BOM_UTF8:
             file.seek(0)
         while raw := rest + file.readline(PIECE - len(rest)):
             if counts:

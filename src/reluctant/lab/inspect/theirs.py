@@ -11,6 +11,7 @@ from reluctant.errors import ReluctantError
 from reluctant.lab.inspect.subject import MOST, Batch, Item, Subject
 from reluctant.lab.inspect.words import Words
 from reluctant.surgery.swap import head_seat_of
+from reluctant.translation.languages import listed, needs_target, spoken
 from reluctant.whole.load import one_line
 
 _MORE = 50  # tokens that an answer may have above its source
@@ -103,31 +104,23 @@ class TwoStacks(Tokenized):
         tokenizer: Any,
         languages: tuple[str | None, str | None] = (None, None),
     ) -> None:
-        source, target = languages
-        for attribute, code in (("src_lang", source), ("tgt_lang", target)):
-            if code is not None:
-                _language(tokenizer, code)
-                setattr(tokenizer, attribute, code)
+        prefix, self._forced = spoken(model, tokenizer, *languages)
         super().__init__(name, model, tokenizer)
+        self._begin += self._ids(prefix, False) if prefix else []
         config: Any = model.config
         settings: Any = getattr(model, "generation_config", config)
         self.speaks = bool(model.can_generate())  # type: ignore[operator]
-        self._forced = None if target is None else _language(tokenizer, target)
-        self._ends = _listed(_either("eos_token_id", settings, config))
+        self._ends = listed(_either("eos_token_id", settings, config))
         starts = [
-            *_listed(_either("decoder_start_token_id", settings, config)),
-            *_listed(_either("bos_token_id", settings, config)),
+            *listed(_either("decoder_start_token_id", settings, config)),
+            *listed(_either("bos_token_id", settings, config)),
         ]
         if not starts:
             raise ReluctantError(
                 f"expected a decoder_start_token_id in the config of {name}, got none"
             )
         self._start = starts[0]
-        self._untold = (
-            self._forced is None
-            and hasattr(tokenizer, "src_lang")
-            and getattr(settings, "forced_bos_token_id", None) is None
-        )
+        self._untold = self._forced is None and needs_target(model, tokenizer)
         self.answers_itself = self.speaks and not self._untold
 
     def given(self, text: str) -> list[int]:
@@ -249,22 +242,6 @@ def _only_decodes(model: nn.Module) -> bool:
     return kind in causal and kind not in masked
 
 
-def _language(tokenizer: Any, code: str) -> int:
-    find = getattr(tokenizer, "get_lang_id", tokenizer.convert_tokens_to_ids)
-    try:
-        id = find(code)
-    except KeyError:
-        id = None
-    if id is None or id == tokenizer.unk_token_id:
-        raise ReluctantError(f"expected a language of the tokenizer, such as en; got {code!r}")
-    return int(id)
-
-
 def _either(name: str, *places: Any) -> Any:
     found = (getattr(place, name, None) for place in places)
     return next((value for value in found if value is not None), None)
-
-
-def _listed(ids: Any) -> list[int]:
-    """Ids of which a config may have none, one or several."""
-    return list(ids) if isinstance(ids, list | tuple) else [] if ids is None else [int(ids)]

@@ -12,13 +12,14 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from reluctant.lab.rank import effective_rank
 from reluctant.lab.study import variants
 from reluctant.lab.study.bench import Bench
 from reluctant.lab.study.catalogue import ACTIVATIONS, BASE, variant
 from reluctant.lab.study.learn import loss
 from reluctant.lab.study.linear_map import LinearMap, best_linear, r_squared
 from reluctant.lab.study.plan import Plan
-from reluctant.lab.study.rank import distance_from_rank_one, effective_rank
+from reluctant.lab.study.rank import distance_from_rank_one
 from reluctant.lab.study.seen import seen
 from reluctant.lab.study.variants import layers_of
 from reluctant.transformer.model import Transformer

@@ -1,24 +1,7 @@
-"""How many directions a set of vectors fills."""
+"""How alike the vectors of a sentence are, and the active sets of tokens."""
 
 import torch
 from torch import Tensor
-
-
-def effective_rank(x: Tensor) -> float:
-    """Of a matrix (rows, d): exp of the entropy of its singular values, once they sum to 1.
-
-    From 1 to min(rows, d); 0 for a matrix of zeros. Roy and Vetterli 2007, definition 1.
-
-    >>> round(effective_rank(torch.eye(5)), 6)
-    5.0
-    >>> round(effective_rank(torch.ones(5, 3)), 6)
-    1.0
-    """
-    values = torch.linalg.svdvals(x.double())
-    if not values.numel() or not values.max():
-        return 0.0
-    shares = values / values.sum()
-    return float(torch.special.entr(shares).sum().exp())
 
 
 def distance_from_rank_one(x: Tensor) -> float:

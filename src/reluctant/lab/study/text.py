@@ -7,11 +7,11 @@ from pathlib import Path
 import numpy as np
 
 from reluctant.errors import ReluctantError
+from reluctant.evenly import evenly
 from reluctant.lab.study import sentences
 from reluctant.lab.study.plan import Plan
 from reluctant.translation.batches import Batch, Batches
 from reluctant.translation.data import Data, gather, learned_vocabulary
-from reluctant.translation.pairs import Pair
 from reluctant.translation.split import split
 from reluctant.translation.vocabulary import Vocabulary
 
@@ -86,7 +86,7 @@ def read(paths: Sequence[Path], plan: Plan) -> Text:
             f"expected enough text to hold a share of {plan.valid_share:g} of it out, got "
             f"{len(found.train)} pairs: give more text"
         )
-    train, valid = _evenly(found.train, plan.pairs), _evenly(found.valid, plan.valid_pairs)
+    train, valid = evenly(found.train, plan.pairs), evenly(found.valid, plan.valid_pairs)
     data = Data(train, valid, found.counts)
     vocabulary = learned_vocabulary(data, settings)
     sides = []
@@ -98,13 +98,6 @@ def read(paths: Sequence[Path], plan: Plan) -> Text:
     if not all(side.sources for side in sides):
         raise ReluctantError("expected sentences that fit into a batch, got none: give other text")
     return Text(sides[0], sides[1], vocabulary, data.fingerprint)
-
-
-def _evenly(items: list[Pair], most: int) -> list[Pair]:
-    """At most so many, at even distances."""
-    if len(items) <= most:
-        return items
-    return [items[i * len(items) // most] for i in range(most)]
 
 
 def _chunks(indices: list[int]) -> Iterator[list[int]]:

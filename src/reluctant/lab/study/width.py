@@ -13,11 +13,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from reluctant.evenly import evenly
+from reluctant.lab.rank import effective_rank
 from reluctant.lab.study.bench import Bench
 from reluctant.lab.study.catalogue import ACTIVATIONS, BASE, CAPACITY, ratio_name, ratios, variant
 from reluctant.lab.study.learn import learner
 from reluctant.lab.study.plan import Plan
-from reluctant.lab.study.rank import distinct, effective_rank
+from reluctant.lab.study.rank import distinct
 from reluctant.lab.study.seen import Seen, seen
 from reluctant.timing import interleaved
 from reluctant.transformer.attention import MultiHeadAttention
@@ -81,7 +83,7 @@ def timing(bench: Bench, seed: int) -> dict[str, Any]:
     """
     plan, names = bench.plan, timed(bench.plan)
     sources = [row[row != PAD][None] for b in bench.text.valid.sample(10**9) for row in b.source]
-    chosen = [sources[i * len(sources) // plan.sentences] for i in range(plan.sentences)]
+    chosen = evenly(sources, plan.sentences)
     calls: dict[str, Callable[[int], object]] = {}
     found: dict[str, dict[str, float]] = {}
     tokens: dict[str, int] = {}

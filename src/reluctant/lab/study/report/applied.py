@@ -2,17 +2,14 @@
 
 from typing import Any
 
+from reluctant.lab.study.report import losses
 from reluctant.lab.study.report.claim import Claim, verdict
 from reluctant.lab.study.report.figures import Figure, Results, sign
 from reluctant.lab.study.report.say import (
-    NAMES,
     Two,
     beside,
     cell,
-    compared,
     joined,
-    listing,
-    stated,
     table,
     two,
 )
@@ -20,6 +17,7 @@ from reluctant.lab.study.report.texts import texts
 
 WHATS = ("bits_permuted", "bits_alone", "plain_permuted", "plain_alone")
 LEARNED = ("base", "shared", "shared-encoder")
+TITLE = two("One layer for several places", "多处共用一层")
 
 
 def write(results: Results) -> Claim:
@@ -27,9 +25,9 @@ def write(results: Results) -> Claim:
     return Claim(
         key="applied",
         groups=["applied"],
-        found=[_positions(results), _attention(results), *_sharing(results)],
+        found=[_positions(results), _attention(results), *losses.said(results, LEARNED)],
         verdict=joined([_position_verdict(results), _sharing_verdict(results)]),
-        tables=[_position_table(results), _loss_table(results)],
+        tables=[_position_table(results), losses.loss_table(results, TITLE, LEARNED)],
     )
 
 
@@ -65,18 +63,6 @@ def _attention(results: Results) -> Two | None:
     )
 
 
-def _sharing(results: Results) -> list[Two | None]:
-    losses = {name: results.loss(name) for name in LEARNED}
-    lead = two("Loss in nats a token", "损失（每词元纳特）")
-    return [
-        listing(lead, [stated(NAMES[name], losses[name]) for name in LEARNED]),
-        *(
-            compared(NAMES[name], losses[name], NAMES["base"], losses["base"])
-            for name in LEARNED[1:]
-        ),
-    ]
-
-
 def _position_verdict(results: Results) -> Two:
     bits = _all(results, "bits_permuted") + _all(results, "bits_alone")
     words = texts("applied", results.plan)
@@ -89,10 +75,10 @@ def _sharing_verdict(results: Results) -> Two:
     ways = [figure for name in LEARNED[1:] if (figure := results.loss(name)) is not None]
     best = min(ways, key=lambda figure: figure.mean) if ways else None
     words = texts("applied", results.plan)
-    said = verdict(sign(best, results.loss("base")), words["agrees"], words["contradicts"])
+    agrees = verdict(sign(best, results.loss("base")), words["agrees"], words["contradicts"])
     how = sign(results.loss("shared-encoder"), results.loss("base"))
     name = two("the one of the encoder gains (Pires et al.)", "编码器共用一层有收益（Pires 等）")
-    return joined([two("Sharing:", "共享："), said, beside([(name, how, -1)])])
+    return joined([two("Sharing:", "共享："), agrees, beside([(name, how, -1)])])
 
 
 def _position_table(results: Results) -> dict[str, Any]:
@@ -113,13 +99,3 @@ def _position_table(results: Results) -> dict[str, Any]:
 
 def _at(results: Results, layer: str, what: str) -> Figure | None:
     return results.figure("positions", lambda r: float(r["layers"][layer][what]))
-
-
-def _loss_table(results: Results) -> dict[str, Any]:
-    rows = []
-    for name in LEARNED:
-        first, loss = results.any(name), results.loss(name)
-        if first is not None and loss is not None:
-            rows.append([NAMES[name]["en"], first["parameters"], cell(loss)])
-    columns = [two("model", "模型"), two("parameters", "参数量"), two("loss", "损失")]
-    return table(two("One layer for several places", "多处共用一层"), columns, rows)

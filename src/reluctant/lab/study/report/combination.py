@@ -128,7 +128,7 @@ def _probe_table(results: Results) -> dict[str, Any]:
         for task in TASKS:
             chance = _chance(results, task)
             cells = [cell(_accuracy(results, task, where, layer)) for where in WHERE]
-            rows.append([layer.replace(".layers.", " "), NAMES[task]["en"], cell(chance), *cells])
+            rows.append([layer.replace(".layers.", " "), NAMES[task], cell(chance), *cells])
     columns = [
         two("layer", "层"),
         two("what", "读什么"),

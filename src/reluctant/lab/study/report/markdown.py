@@ -93,11 +93,13 @@ def _row(cells: Sequence[str]) -> str:
 
 
 def shown(cell: Any) -> str:
-    """A cell as people read it: the mean, in brackets the spread.
+    """A cell as people read it in English: a text, or the mean and in brackets the spread.
 
     >>> shown({"mean": 3.14159, "spread": 0.02, "values": [3.13, 3.15]}), shown(478464), shown("–")
     ('3.142 (0.02)', '478,464', '–')
     """
+    if isinstance(cell, Mapping) and "en" in cell:
+        return str(cell["en"])
     if isinstance(cell, Mapping):
         spread = f" ({cell['spread']:.2g})" if len(cell["values"]) > 1 else ""
         return f"{cell['mean']:.4g}{spread}"

@@ -4,8 +4,9 @@ from collections.abc import Mapping
 from typing import Any
 
 from reluctant.lab.study.nonlinearity import IMITATED, TRAINED
+from reluctant.lab.study.report import losses
 from reluctant.lab.study.report.claim import Claim, verdict
-from reluctant.lab.study.report.figures import Figure, Results, less, mean, sign
+from reluctant.lab.study.report.figures import Figure, Results, mean, sign
 from reluctant.lab.study.report.say import (
     NAMES,
     Two,
@@ -32,6 +33,7 @@ CASES: Mapping[str, Two] = {
 # Layers of an untrained stack after which paths are compared: with attention alone the distance is
 # soon that of float32's rounding, whatever the paths.
 EARLY = 2
+TITLE = two("What the non-linearity is worth", "非线性值多少")
 DISTANCE = two("distance from rank one", "与秩一矩阵的距离")
 
 
@@ -42,9 +44,9 @@ def write(results: Results) -> Claim:
     return Claim(
         key="nonlinearity",
         groups=["nonlinearity"],
-        found=[*_losses(results), *_linear(results), *_ranks(results)],
+        found=[*losses.said(results, TRAINED), *_linear(results), *_ranks(results)],
         verdict=joined([verdict(how, words["agrees"], words["contradicts"]), _beside(results)]),
-        tables=[_loss_table(results), _r2_table(results)],
+        tables=[losses.loss_table(results, TITLE, TRAINED), _r2_table(results)],
         charts=_charts(results),
     )
 
@@ -81,19 +83,6 @@ def _beside(results: Results) -> Two | None:
             ),
         ]
     )
-
-
-def _losses(results: Results) -> list[Two | None]:
-    losses = {name: results.loss(name) for name in TRAINED}
-    lead = two("Loss in nats a token", "损失（每词元纳特）")
-    return [
-        listing(lead, [stated(NAMES[name], losses[name]) for name in TRAINED]),
-        *(
-            compared(NAMES[name], losses[name], NAMES["base"], losses["base"])
-            for name in TRAINED
-            if name != "base"
-        ),
-    ]
 
 
 def _linear(results: Results) -> list[Two | None]:
@@ -177,29 +166,12 @@ def _depth(results: Results, state: str, case: str, what: str, depth: int) -> Fi
     return results.figure("rank", of)
 
 
-def _loss_table(results: Results) -> dict[str, Any]:
-    base, rows = results.loss("base"), []
-    for name in TRAINED:
-        figure, first = results.loss(name), results.any(name)
-        if figure is None or first is None:
-            continue
-        more = less(figure, base) if name != "base" else None
-        rows.append([NAMES[name]["en"], first["parameters"], cell(figure), cell(more)])
-    columns = [
-        two("model", "模型"),
-        two("parameters", "参数量"),
-        two("loss", "损失"),
-        two("more than ReLU", "比 ReLU 多"),
-    ]
-    return table(two("What the non-linearity is worth", "非线性值多少"), columns, rows)
-
-
 def _r2_table(results: Results) -> dict[str, Any]:
     first, rows = results.any("linear"), []
     if first is not None:
         for name in (each for each in IMITATED if each in first["imitated"]):
             shares = [cell(_r2(results, name, each)) for each in first["imitated"][name]["r2"]]
-            rows.append([NAMES[name]["en"], *shares, cell(_rise(results, name))])
+            rows.append([NAMES[name], *shares, cell(_rise(results, name))])
     layers = list(first["imitated"]["base"]["r2"]) if first else []
     columns = [
         two("model", "模型"),

@@ -2,14 +2,13 @@
 
 from typing import Any
 
+from reluctant.lab.study.report import losses
 from reluctant.lab.study.report.claim import Claim, verdict
 from reluctant.lab.study.report.figures import Figure, Results, mean, sign
 from reluctant.lab.study.report.say import (
-    NAMES,
     Two,
     beside,
     cell,
-    compared,
     joined,
     listing,
     stated,
@@ -19,6 +18,7 @@ from reluctant.lab.study.report.say import (
 from reluctant.lab.study.report.texts import texts
 
 LEARNED = ("base", "no-residual", "no-residuals")
+TITLE = two("With and without the residual path", "有无残差连接")
 MOVES = {
     ("left_out", "feed-forward"): two("a feed-forward layer left out", "去掉一个前馈层"),
     ("swapped", "feed-forward"): two(
@@ -36,9 +36,9 @@ def write(results: Results) -> Claim:
     return Claim(
         key="residual",
         groups=["residual"],
-        found=[*_learned(results), _moved(results), _first(results)],
+        found=[*losses.said(results, LEARNED), _moved(results), _first(results)],
         verdict=joined([verdict(how, words["agrees"], words["contradicts"]), _beside(results)]),
-        tables=[_loss_table(results), _move_table(results)],
+        tables=[losses.loss_table(results, TITLE, LEARNED), _move_table(results)],
     )
 
 
@@ -63,18 +63,6 @@ def _beside(results: Results) -> Two | None:
         "缺中间层不如缺首尾层要紧（Sun 等）",
     )
     return beside([(name, sign(missed(False), missed(True)), -1)])
-
-
-def _learned(results: Results) -> list[Two | None]:
-    losses = {name: results.loss(name) for name in LEARNED}
-    lead = two("Loss in nats a token", "损失（每词元纳特）")
-    return [
-        listing(lead, [stated(NAMES[name], losses[name]) for name in LEARNED]),
-        *(
-            compared(NAMES[name], losses[name], NAMES["base"], losses["base"])
-            for name in LEARNED[1:]
-        ),
-    ]
 
 
 def _change(results: Results, how: str, what: str) -> Figure | None:
@@ -117,16 +105,6 @@ def _at(results: Results, how: str, what: str, stack: str, index: int) -> Figure
         return next((e["change"] for e in result[how] if place.items() <= e.items()), None)
 
     return results.figure("moved", of)
-
-
-def _loss_table(results: Results) -> dict[str, Any]:
-    rows = [
-        [NAMES[name]["en"], cell(results.loss(name))]
-        for name in LEARNED
-        if results.loss(name) is not None
-    ]
-    columns = [two("model", "模型"), two("loss", "损失")]
-    return table(two("With and without the residual path", "有无残差连接"), columns, rows)
 
 
 def _move_table(results: Results) -> dict[str, Any]:

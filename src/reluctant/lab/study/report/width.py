@@ -2,11 +2,11 @@
 
 from typing import Any
 
-from reluctant.lab.study.catalogue import ACTIVATIONS, CAPACITY, ratio_name
+from reluctant.lab.study.catalogue import ACTIVATIONS, BASE, CAPACITY, ratio_name
 from reluctant.lab.study.plan import SIZES
-from reluctant.lab.study.report import equal
+from reluctant.lab.study.report import equal, losses
 from reluctant.lab.study.report.claim import Claim, verdict
-from reluctant.lab.study.report.figures import Figure, Results, less, sign
+from reluctant.lab.study.report.figures import Figure, Results, sign
 from reluctant.lab.study.report.say import (
     NAMES,
     Two,
@@ -23,8 +23,10 @@ from reluctant.lab.study.report.say import (
 from reluctant.lab.study.report.texts import texts
 
 RATIO = two("d_ff / d_model", "d_ff / d_model")
+SHAPE = (two("d_model", "d_model"), two("d_ff", "d_ff"), two("parameters", "参数量"))
 LOSS_AXIS = two("loss, nats a token", "损失（每词元纳特）")
 OTHERS = (*ACTIVATIONS, "hourglass", *CAPACITY)
+TITLE = two("Other activations and shapes, at equal parameters", "参数量相等时的其他激活与形状")
 
 
 def write(results: Results) -> Claim:
@@ -38,7 +40,7 @@ def write(results: Results) -> Claim:
             _equal_table(results),
             _all_table(results),
             _pass_table(results),
-            _other_table(results),
+            losses.loss_table(results, TITLE, (BASE, *OTHERS)),
         ],
         charts=_charts(results),
     )
@@ -120,7 +122,7 @@ def _others(results: Results) -> list[Two | None]:
     label = equal.label(results.plan.ratios[0])
     named = two(f"first down, then up ({label})", f"先降后升（{label}）")
     said = [compared(named, results.loss(narrow), NAMES["base"], base)]
-    return said + [compared(NAMES[n], results.loss(n), NAMES["base"], base) for n in OTHERS]
+    return said + losses.against_base(results, OTHERS)
 
 
 def _verdict(results: Results) -> Two:
@@ -186,8 +188,7 @@ def _equal_table(results: Results) -> dict[str, Any]:
         rows.append([label, *shape, cell(loss), *others])
     columns = [
         RATIO,
-        *(two(each, each) for each in ("d_model", "d_ff")),
-        two("parameters", "参数量"),
+        *SHAPE,
         two("loss at equal parameters", "参数量相等时的损失"),
         two("at equal training time", "训练时间相等时"),
         two("at equal ms a token, engine", "每词元毫秒相等时（引擎）"),
@@ -212,8 +213,7 @@ def _all_table(results: Results) -> dict[str, Any]:
                 )
     columns = [
         RATIO,
-        *(two(each, each) for each in ("d_model", "d_ff")),
-        two("parameters", "参数量"),
+        *SHAPE,
         two("loss", "损失"),
         two("ms a token, engine", "每词元毫秒（引擎）"),
         two("ms a token, plain torch", "每词元毫秒（普通 torch）"),
@@ -231,7 +231,7 @@ def _pass_table(results: Results) -> dict[str, Any]:
         rows.append([name, found["d_model"], found["d_ff"], *map(cell, figures)])
     columns = [
         two("model", "模型"),
-        *(two(each, each) for each in ("d_model", "d_ff")),
+        *SHAPE[:2],
         two("density", "密度"),
         two("tokens with a set of their own", "拥有独特集合的词元"),
         two("effective rank of inputs", "输入的有效秩"),
@@ -239,23 +239,6 @@ def _pass_table(results: Results) -> dict[str, Any]:
         two("of outputs", "输出的有效秩"),
     ]
     return table(two("What passes", "通过了什么"), columns, rows)
-
-
-def _other_table(results: Results) -> dict[str, Any]:
-    base, rows = results.loss("base"), []
-    for name in ("base", *OTHERS):
-        loss, first = results.loss(name), results.any(name)
-        if first is not None and loss is not None:
-            more = less(loss, base) if name != "base" else None
-            rows.append([NAMES[name]["en"], first["parameters"], cell(loss), cell(more)])
-    columns = [
-        two("model", "模型"),
-        two("parameters", "参数量"),
-        two("loss", "损失"),
-        two("more than ReLU", "比 ReLU 多"),
-    ]
-    title = two("Other activations and shapes, at equal parameters", "参数量相等时的其他激活与形状")
-    return table(title, columns, rows)
 
 
 def _charts(results: Results) -> list[dict[str, Any]]:
