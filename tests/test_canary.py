@@ -87,6 +87,7 @@ OWNERS: dict[str, Callable[[], Any]] = {
     "_reorder_linear_weight": lambda: torch.ops.mkldnn,
     "_make_per_channel_quantized_tensor": lambda: torch,
     "_dynamo": lambda: torch,
+    "_disable_dynamo": lambda: torch,
     "_inductor": lambda: torch,
     # How transformers decodes.
     "_prepare_generation_config": lambda: transformers.GenerationMixin,

@@ -3,7 +3,8 @@
 import json
 import math
 import shutil
-import signal
+import subprocess
+import sys
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -404,21 +405,28 @@ def test_the_command(whole: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     assert json.loads((tmp_path / "study.json").read_text()) == document(whole / "out")
 
 
-def test_ctrl_c_keeps_what_is_done(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(plans, "QUICK", TINY)
-    real = pieces.Piece.do
-
-    def pressed(piece: pieces.Piece, bench: Any) -> dict[str, Any]:
-        if piece.name == "none":
-            signal.raise_signal(signal.SIGINT)
-        return real(piece, bench)
-
-    monkeypatch.setattr(pieces.Piece, "do", pressed)
-    folders = ["--out", str(tmp_path / "out"), "--weights", str(tmp_path / "weights")]
-    found = invoked("--quick", "--only", "nonlinearity", *folders)
-    assert found.exit_code == 130, found.output
-    assert "interrupted: 2 of" in found.stderr
-    assert "the same command goes on" in found.stderr
+def test_ctrl_c_keeps_what_is_done(tmp_path: Path) -> None:
+    """In a process of its own, which presses it in its third piece."""
+    code = (
+        "import dataclasses, signal, sys\n"
+        "from reluctant.lab.study import pieces, plan\n"
+        "plan.QUICK = dataclasses.replace(plan.QUICK, d_model=8, d_ff=32, steps=2)\n"
+        "real = pieces.Piece.do\n"
+        "def pressed(piece, bench):\n"
+        "    if piece.name == 'none':\n"
+        "        signal.raise_signal(signal.SIGINT)\n"
+        "    return real(piece, bench)\n"
+        "pieces.Piece.do = pressed\n"
+        "import reluctant.cli\n"
+        f"out, weights = {str(tmp_path / 'out')!r}, {str(tmp_path / 'weights')!r}\n"
+        "sys.argv = ['reluctant', 'study', '--quick', '--only', 'nonlinearity']\n"
+        "sys.argv += ['--out', out, '--weights', weights]\n"
+        "reluctant.cli.main()\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.returncode == 130, done.stderr
+    assert "interrupted: 2 of" in done.stderr
+    assert "the same command goes on" in done.stderr
     assert len(list((tmp_path / "out").iterdir())) == 2
 
 

@@ -163,7 +163,7 @@ class Engine:
         if self._way == "dense" or trainer.why_torch or training.unserved(x, tensors):
             return dense.plain(x, *self._parts())
         if trainer.penalty is not None:
-            return trainer.broken(x)  # type: ignore[no-any-return]
+            return trainer.broken(x)
         rows = x.reshape(-1, x.shape[-1])
         trained: tuple[Tensor, ...] = op_training.train(rows, *tensors, self._handle, self._label)
         return trained[0].view(x.shape)
