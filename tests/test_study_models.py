@@ -14,7 +14,7 @@ from torch import Tensor
 
 from reluctant.errors import ReluctantError
 from reluctant.feedforward import FeedForward
-from reluctant.lab.study import nonlinearity, residual, variants, width
+from reluctant.lab.study import nonlinearity, residual, variants
 from reluctant.lab.study.catalogue import ratios, variant
 from reluctant.lab.study.learn import endless, learn, learner, loss
 from reluctant.lab.study.pieces import MODEL, pieces
@@ -24,7 +24,6 @@ from reluctant.lab.study.shapes import Shape, d_ff_for, fit, parameters
 from reluctant.lab.study.text import Text, read
 from reluctant.lab.study.variants import layers_of
 from reluctant.transformer import Transformer, TransformerConfig
-from reluctant.transformer.maps import maps_of
 from reluctant.translation.learner import config
 from reluctant.translation.settings import Settings
 from reluctant.translation.vocabulary import PAD
@@ -344,17 +343,6 @@ def test_attention_alone_loses_rank_by_depth(text: Text) -> None:
     assert alone["distance"][-1] < 1e-4
     assert whole["distance"][-1] > 0.3
     assert all(later < before or before < 1e-5 for before, later in pairwise(alone["distance"]))
-
-
-@torch.no_grad()
-def test_served_models_decode_by_programs_and_say_the_same() -> None:
-    model = built(encoder_layers=1, decoder_layers=2)
-    with_engine = width.served(copy.deepcopy(model))
-    assert maps_of(model) is None
-    assert maps_of(with_engine) is not None
-    sources = [row[row != PAD][None] for row in IDS]
-    found, wanted = (width._decoded(each, sources, 6) for each in (with_engine, model))
-    assert all(map(torch.equal, found, wanted))
 
 
 def test_plans_have_settings_that_fit() -> None:

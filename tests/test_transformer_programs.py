@@ -68,6 +68,7 @@ def off(one: Tensor, other: Tensor) -> float:
         (torch.float16, {"pad": None, "encoder_norm": False, "decoder_norm": False}),
         (torch.float16, {"activation": "gelu", "tied": False, "output_bias": True}),
         (torch.float32, {"target_vocab": 60}),
+        (torch.float32, {"d_model": 32, "d_ff": 64}),  # no map large enough to gain by itself
     ],
 )
 def test_as_true_as_torch(dtype: torch.dtype, options: dict[str, Any]) -> None:

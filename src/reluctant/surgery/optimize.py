@@ -47,9 +47,10 @@ def optimize(
         nn.TransformerDecoderLayer, and modules and nn.Sequentials that are Linear - activation -
         (dropout) - Linear, whatever their attributes are called.
     way: "auto" lets each call choose; "dense", "few" or "many" (tokens) pins one.
-    parts: which of "feed_forward"; "linear", all other `nn.Linear`s that are large enough; "head",
-        the output projection of a transformers model, which `reluctant.generate` reads as little of
-        as it has to, or of a `reluctant.transformer` one, for its `greedy`.
+    parts: which of "feed_forward"; "linear", all other `nn.Linear`s that are large enough, and
+        those of `reluctant.transformer`'s attention, however small; "head", the output projection
+        of a transformers model, which `reluctant.generate` reads as little of as it has to, or of a
+        `reluctant.transformer` one, for its `greedy`.
     narrow: of float32 weights that are all bfloat16 or all float16 numbers, as those of many
         checkpoints are, kernels for few tokens read 16-bit copies: half the bytes, the same bits of
         every result. The copies are made when first needed, beside the Parameters, which stay as
@@ -126,13 +127,15 @@ def _put_maps(
 ) -> tuple[MapEntry, ...]:
     """Serve the linear maps that are in no served feed-forward layer; adds them to `new`."""
     inside = parts_of_layers(model)
+    steps = _maps_of_steps(model)
     head = head_of(model)
     entries = list[MapEntry]()
     for name, module in list(model.named_modules()):
         is_head = module is head
         if ("head" if is_head else "linear") not in parts:
             continue
-        if id(module) in inside or not is_map(module, 1 if how["batch_invariant"] else LEAST):
+        least = 1 if how["batch_invariant"] or id(module) in steps else LEAST
+        if id(module) in inside or not is_map(module, least):
             continue
         served = HeadSeat(**how) if is_head else MapSeat(**how)
         new.append(module)
@@ -140,6 +143,14 @@ def _put_maps(
         compiled(module.weight.dtype, narrow=how["narrow"])
         entries.append(MapEntry(name, module.in_features, module.out_features, served))
     return tuple(entries)
+
+
+def _maps_of_steps(model: nn.Module) -> set[int]:
+    """The maps of our own attention, by id: small ones gain by themselves nothing, but a program,
+    which is a whole step of decoding in one call, wants all of them served.
+    """
+    found = (module for module in model.modules() if type(module) is MultiHeadAttention)
+    return {id(each) for module in found for each in module.children()}
 
 
 def _put_attentions(model: nn.Module, new: list[nn.Module]) -> tuple[str, ...]:

@@ -22,7 +22,6 @@ from reluctant.lab.study.plan import Plan
 from reluctant.lab.study.rank import distinct
 from reluctant.lab.study.seen import Seen, seen
 from reluctant.timing import interleaved
-from reluctant.transformer.attention import MultiHeadAttention
 from reluctant.transformer.decoding import greedy
 from reluctant.transformer.model import Transformer
 from reluctant.translation.vocabulary import PAD
@@ -77,10 +76,12 @@ def _mean(layers: list[Seen], of: Callable[[Seen], float]) -> float:
 def timing(bench: Bench, seed: int) -> dict[str, Any]:
     """How long the models take, all in turns: wants a quiet machine.
 
-    By model: "engine_ms" and "plain_ms": a token of greedy decoding, sentence by sentence, `served`
-    and in plain torch; "alike": the share of sentences whose tokens are the same both ways;
-    "step_s": a step of training, in plain torch.
+    By model: "engine_ms" and "plain_ms": a token of greedy decoding, sentence by sentence, by the
+    engine (a step is one program) and in plain torch; "alike": the share of sentences whose tokens
+    are the same both ways; "step_s": a step of training, in plain torch.
     """
+    import reluctant  # noqa: PLC0415  needs Numba
+
     plan, names = bench.plan, timed(bench.plan)
     sources = [row[row != PAD][None] for b in bench.text.valid.sample(10**9) for row in b.source]
     chosen = evenly(sources, plan.sentences)
@@ -89,7 +90,8 @@ def timing(bench: Bench, seed: int) -> dict[str, Any]:
     tokens: dict[str, int] = {}
     for name in names:
         plain = bench.model(name, seed)
-        with_engine = served(copy.deepcopy(plain))
+        with_engine = copy.deepcopy(plain)
+        reluctant.optimize(with_engine)
         first, second = (_decoded(each, chosen, plan.longest) for each in (with_engine, plain))
         tokens[name] = sum(each.shape[1] for each in second)
         found[name] = {"alike": sum(map(torch.equal, first, second)) / len(chosen)}
@@ -103,24 +105,6 @@ def timing(bench: Bench, seed: int) -> dict[str, Any]:
             each[what] = 1e3 * taken[f"{name} {what}"] / tokens[name]
         each["step_s"] = steps[name]
     return {"models": found}
-
-
-def served(model: Transformer) -> Transformer:
-    """The model, served by the engine with all of its maps.
-
-    `reluctant.optimize` leaves maps alone that are too small to gain by themselves. Models as small
-    as these have no others, and a program, which does a whole step at once, wants all.
-    """
-    import reluctant  # noqa: PLC0415  needs Numba
-    from reluctant.surgery.linears import MapSeat  # noqa: PLC0415
-    from reluctant.surgery.swap import map_seat_of, put_map  # noqa: PLC0415
-
-    reluctant.optimize(model)
-    for attention in model.modules():
-        for each in attention.children() if isinstance(attention, MultiHeadAttention) else ():
-            if map_seat_of(each) is None:
-                put_map(each, MapSeat())
-    return model
 
 
 def _in_turns(
