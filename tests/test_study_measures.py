@@ -13,11 +13,11 @@ from reluctant.errors import ReluctantError
 from reluctant.lab.rank import effective_rank
 from reluctant.lab.study import neurons
 from reluctant.lab.study.linear_map import best_linear, r_squared
-from reluctant.lab.study.probe import accuracy, majority
-from reluctant.lab.study.rank import distance_from_rank_one, distinct
+from reluctant.lab.study.probe import accuracy
+from reluctant.lab.study.rank import distance_from_alike, distinct
 from reluctant.lab.study.words import CLASSES, kinds_before, labels
 from reluctant.translation.batches import Batches
-from reluctant.translation.vocabulary import Vocabulary
+from reluctant.translation.vocabulary import EOS, Vocabulary
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 SIZES = st.tuples(st.integers(2, 12), st.integers(1, 8), st.integers(0, 2**31))
@@ -49,15 +49,15 @@ def test_effective_rank_of_what_is_known() -> None:
 
 @settings(deadline=None, max_examples=60)
 @given(SIZES)
-def test_distance_from_rank_one(size: tuple[int, int, int]) -> None:
+def test_distance_from_alike(size: tuple[int, int, int]) -> None:
     """No other matrix of equal rows is nearer."""
     x = drawn(*size).double()
-    found = distance_from_rank_one(x) * float(x.norm())
+    found = distance_from_alike(x) * float(x.norm())
     for seed in range(20):
         other = x.mean(0) + 0.3 * drawn(1, x.shape[1], seed).double()
         assert found <= float((x - other).norm()) + 1e-9
     assert found == pytest.approx(math.sqrt(sum(float((r - x.mean(0)).norm()) ** 2 for r in x)))
-    assert distance_from_rank_one(torch.zeros(3, 2)) == 0
+    assert distance_from_alike(torch.zeros(3, 2)) == 0
 
 
 def test_distinct_sets_are_counted_one_by_one() -> None:
@@ -115,10 +115,6 @@ def test_probes_do_not_mind_scales_offsets_and_dead_features() -> None:
     assert accuracy(read[0], y, (read[1], wanted)) > 0.95
 
 
-def test_majority_is_of_the_training_side() -> None:
-    assert majority(torch.tensor([2, 2, 1]), torch.tensor([1, 1, 1, 2])) == 0.25
-
-
 def planted(tokens: int, seed: int) -> tuple[Tensor, Tensor, Tensor]:
     """Five neurons - of a conjunction, of one part, of either, of nothing, and of one part but more
     of both - and the two things, (tokens, 1) each.
@@ -142,6 +138,37 @@ def test_neurons_of_a_conjunction_are_found_and_no_others(seed: int) -> None:
     assert neurons.share(active, first, second) == 0.2
     order = torch.randperm(4000, generator=torch.Generator().manual_seed(seed))
     assert neurons.share(active, first[order], second[order]) == 0
+
+
+@pytest.mark.parametrize(
+    ("rates", "wanted"),
+    [
+        ((0.098, 0.049, 0.049, 0.0), False),  # what the two add up to, each of it seldom
+        ((0.10, 0.049, 0.0, 0.0), False),  # answers to the first alone, if seldom
+        ((0.12, 0.06, 0.06, 0.0), False),
+        ((0.4, 0.2, 0.2, 0.0), False),
+        ((0.5, 0.3, 0.3, 0.1), False),
+        ((0.04, 0.0, 0.0, 0.0), False),  # seldom where both hold
+        ((0.4, 0.4, 0.4, 0.4), False),  # always the same
+        ((0.1, 0.0, 0.0, 0.2), False),  # most often where neither does
+        ((0.05, 0.0, 0.0, 0.0), True),
+        ((0.4, 0.05, 0.05, 0.05), True),
+        ((0.4, 0.2, 0.1, 0.1), True),
+    ],
+)
+def test_conjunctions_by_their_rates(rates: tuple[float, ...], wanted: bool) -> None:
+    found = neurons.Rates(*(torch.tensor([rate], dtype=torch.float64) for rate in rates))
+    assert neurons.conjunctive(found).tolist() == [wanted]
+    swapped = found._replace(first=found.second, second=found.first)
+    assert neurons.conjunctive(swapped).tolist() == [wanted]
+
+
+@given(*[st.floats(0, 1)] * 3)
+def test_what_two_parts_add_up_to_is_no_conjunction(a: float, b: float, neither: float) -> None:
+    first, second = max(a, neither), max(b, neither)
+    rates = (first + second - neither, first, second, neither)
+    found = neurons.Rates(*(torch.tensor([rate], dtype=torch.float64) for rate in rates))
+    assert not neurons.conjunctive(found).any()
 
 
 def test_rates_are_counted_one_by_one() -> None:
@@ -190,7 +217,9 @@ def test_labels_are_of_every_token_in_order() -> None:
     batch = Batches(ids, ids, 100, 0).collate([0, 1])
     found = labels([batch], vocabulary)
     count = sum(len(each) + 1 for each in ids)
-    assert [len(each) for each in found] == [count] * 3
+    assert [len(each) for each in found] == [count] * 4
+    assert found.token.tolist() == [*ids[0], EOS, *ids[1], EOS]
+    assert found.function.tolist() == [int(kind > 0) for kind in found.kind.tolist()]
     n = len(ids[0]) + 1
     assert found.place[:n].tolist() == [3 * i // n for i in range(n)]
     assert found.early[:n].tolist() == [int(i < n / 2) for i in range(n)]

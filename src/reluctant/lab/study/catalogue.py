@@ -1,7 +1,7 @@
 """All models of a study by their names: what is another in each than in the base model."""
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
@@ -17,6 +17,8 @@ from reluctant.translation.settings import Settings
 BASE = "base"
 ACTIVATIONS = ("relu2", "gelu", "swiglu")
 CAPACITY = ("early", "middle", "late")
+# Ends the name of a model that learns with half the rate: one rate may suit some and not others.
+HALF = "-half"
 Alter = Callable[[Transformer], None]
 
 
@@ -64,7 +66,13 @@ def ratios(plan: Plan) -> dict[str, tuple[float, str]]:
 
 
 def variant(name: str, plan: Plan, vocabulary: int, seed: int) -> Variant:
-    """The model of this name. Raises ReluctantError if there is none."""
+    """The model of this name; "-half" at its end: with half the learning rate.
+
+    Raises ReluctantError if there is none.
+    """
+    if name.endswith(HALF):
+        whole = variant(name.removesuffix(HALF), plan, vocabulary, seed)
+        return replace(whole, settings=replace(whole.settings, lr=plan.lr / 2))
     base = Shape(plan.d_model, plan.d_ff)
     budget = parameters(base, vocabulary, plan.layers)
     changes: dict[str, Any] = {}

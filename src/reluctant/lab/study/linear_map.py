@@ -33,6 +33,15 @@ def best_linear(x: Tensor, y: Tensor) -> LinearMap:
     return LinearMap(solution[:-1], solution[-1])
 
 
+def constant(y: Tensor) -> LinearMap:
+    """Gives y (d,) whatever comes in, (..., d).
+
+    >>> constant(torch.tensor([1.0, 2.0]))(torch.ones(3, 2))[2]
+    tensor([1., 2.])
+    """
+    return LinearMap(y.new_zeros(len(y), len(y)).double(), y.double())
+
+
 def r_squared(predicted: Tensor, y: Tensor) -> float:
     """1 - sum |y - predicted|^2 / sum |y - mean y|^2 over tokens and dimensions; 1 is perfect.
 

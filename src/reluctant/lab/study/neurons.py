@@ -5,7 +5,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-FIRES = 0.05  # of the tokens: a neuron that fires less there does not answer to them
+FIRES = 0.05  # of the tokens of both: a neuron that fires less there is not counted
 TIMES = 2.0  # as often as elsewhere
 ENOUGH = 100  # tokens of each of the four kinds
 
@@ -32,19 +32,20 @@ def rates(active: Tensor, first: Tensor, second: Tensor) -> Rates | None:
 def conjunctive(found: Rates) -> Tensor:
     """Which neurons answer to both together and to neither alone, (d_ff,) bool.
 
-    A neuron *answers* to tokens if it fires on at least FIRES of them, and at least TIMES as often
-    as where neither holds. It counts if it answers where both hold, TIMES as often as where one
-    holds alone, and answers to neither of these.
+    A neuron counts if it fires on at least FIRES of the tokens where both hold, at least TIMES as
+    often there as where one holds alone or neither, and where one holds alone no more than TIMES as
+    often as where neither does - however seldom that is: what is rare may be a part, too. So no
+    neuron counts whose rate where both hold is what the two add up to, first + second - neither.
 
-    >>> both = torch.tensor([0.4, 0.4, 0.04, 0.9])
-    >>> first = torch.tensor([0.1, 0.3, 0.01, 0.4])
-    >>> conjunctive(Rates(both, first, torch.full((4,), 0.01), torch.full((4,), 0.08)))
-    tensor([ True, False, False, False])
+    >>> both = torch.tensor([0.4, 0.4, 0.04, 0.9, 0.1])
+    >>> first = torch.tensor([0.1, 0.3, 0.01, 0.4, 0.04])
+    >>> neither = torch.tensor([0.08, 0.08, 0.08, 0.08, 0.0])
+    >>> conjunctive(Rates(both, first, torch.full((5,), 0.01), neither))
+    tensor([ True, False, False, False, False])
     """
     alone = torch.maximum(found.first, found.second)
-    answers = (found.both >= FIRES) & (found.both >= TIMES * torch.maximum(alone, found.neither))
-    parts = (alone >= FIRES) & (alone >= TIMES * found.neither)
-    return answers & ~parts
+    more = found.both >= TIMES * torch.maximum(alone, found.neither)
+    return (found.both >= FIRES) & more & (alone <= TIMES * found.neither)
 
 
 def share(active: Tensor, firsts: Tensor, seconds: Tensor) -> float:

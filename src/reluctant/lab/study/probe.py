@@ -40,12 +40,3 @@ def accuracy(x: Tensor, labels: Tensor, held_out: tuple[Tensor, Tensor]) -> floa
     with torch.no_grad():
         told = (((held_out[0] - mean) / deviation) @ weight + bias).argmax(1)
     return float((told == held_out[1]).double().mean())
-
-
-def majority(labels: Tensor, held_out: Tensor) -> float:
-    """The accuracy on held-out labels of always saying the commonest class of `labels`.
-
-    >>> majority(torch.tensor([1, 1, 0]), torch.tensor([1, 0, 0, 0]))
-    0.25
-    """
-    return float((held_out == labels.mode().values).double().mean())

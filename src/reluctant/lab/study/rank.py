@@ -4,16 +4,17 @@ import torch
 from torch import Tensor
 
 
-def distance_from_rank_one(x: Tensor) -> float:
-    """Of the vectors of one sentence (positions, d): |x - 1 m^T| / |x| in the Frobenius norm.
+def distance_from_alike(x: Tensor) -> float:
+    """Of the vectors of one sentence, x (positions, d), from all positions alike: |x - 1 m^T| / |x|
+    in the Frobenius norm, where m is their mean. 0 for zeros.
 
-    m is their mean: 1 m^T is the nearest matrix in which all positions are the same.
+    1 m^T is the nearest matrix in which all positions are the same; a matrix of rank one, but not
+    the nearest of these. Dong et al. 2021 (arXiv 2103.03404) define the same residual, x less the
+    nearest matrix of equal rows, and take it in the norm sqrt(|.|_1 |.|_inf).
 
-    Dong et al. 2021 (arXiv 2103.03404) take the same residual in another norm. 0 for zeros.
-
-    >>> distance_from_rank_one(torch.ones(4, 3))
+    >>> distance_from_alike(torch.ones(4, 3))
     0.0
-    >>> distance_from_rank_one(torch.tensor([[1.0, 0.0], [-1.0, 0.0]]))
+    >>> distance_from_alike(torch.tensor([[1.0, 0.0], [-1.0, 0.0]]))
     1.0
     """
     x = x.double()

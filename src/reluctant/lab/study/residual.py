@@ -1,9 +1,11 @@
 """Claim 3: with one dimension in and out, the layer fits between the others.
 
 Models with and without the residual paths learn; of a trained one, layers are left out, and
-neighbours change places.
+neighbours change places. What the frequencies of tokens alone predict is there to measure them by.
 """
 
+import math
+from collections import Counter
 from collections.abc import Callable
 from typing import Any
 
@@ -13,7 +15,9 @@ from reluctant.lab.study.bench import Bench
 from reluctant.lab.study.catalogue import BASE
 from reluctant.lab.study.learn import loss
 from reluctant.lab.study.plan import Plan
+from reluctant.lab.study.text import Ids, Text
 from reluctant.lab.study.variants import around, drop
+from reluctant.translation.vocabulary import EOS
 
 STACKS = ("encoder", "decoder")
 
@@ -28,6 +32,7 @@ def moved(bench: Bench, seed: int) -> dict[str, Any]:
 
     "loss": before. "left_out", "swapped": a list of {"what": "feed-forward" or "layer", "stack",
     "index", "change"}: of which layer, or of which and the next one; change: of the loss.
+    "unigram": the loss of no model, but of `unigram`.
     """
     held_out = bench.text.validation()
     before = loss(bench.model(BASE, seed), held_out)
@@ -48,7 +53,28 @@ def moved(bench: Bench, seed: int) -> dict[str, Any]:
                 left_out.append({**at, "change": changed(stack, index, leave)})
                 if index + 1 < bench.plan.layers:
                     swapped.append({**at, "change": changed(stack, index, swap)})
-    return {"loss": before, "left_out": left_out, "swapped": swapped}
+    frequencies = unigram(bench.text)
+    return {"loss": before, "left_out": left_out, "swapped": swapped, "unigram": frequencies}
+
+
+def unigram(text: Text) -> float:
+    """The loss, in nats a held-out token, of always predicting how often each token is among the
+    targets that are learned from; each counts as once more, so that none is impossible.
+
+    >>> from reluctant.lab.study.plan import QUICK
+    >>> from reluctant.lab.study.text import read
+    >>> text = read([], QUICK)
+    >>> 0 < unigram(text) < math.log(len(text.vocabulary))
+    True
+    """
+
+    def counted(targets: Ids) -> Counter[int]:
+        return Counter(token for ids in targets for token in (*ids, EOS))
+
+    learned, held_out = counted(text.train.targets), counted(text.valid.targets)
+    total = learned.total() + len(text.vocabulary)
+    nats = sum(n * math.log(total / (learned[token] + 1)) for token, n in held_out.items())
+    return nats / held_out.total()
 
 
 def leave_ffn(stack: Any, index: int) -> None:

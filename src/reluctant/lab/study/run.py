@@ -48,7 +48,7 @@ def run(
     often whether to end; the piece that goes on is then lost, and no other.
 
     Raises ReluctantError for a folder with results of another plan or text, and if it cannot be
-    written to.
+    written to; and, when all others are done, for pieces whose numbers were not finite.
     """
     wanted = pieces(plan, only)
     there = {each.piece: each for each in store.read(out)}
@@ -67,6 +67,7 @@ def run(
 
     missing = [piece for piece in wanted if piece not in there]
     done, began, longest = len(wanted) - len(missing), time.monotonic(), 0.0
+    refused: list[str] = []
     for number, piece in enumerate(missing):
         late = minutes is not None and time.monotonic() - began + longest > 60 * minutes
         if number and late:
@@ -84,9 +85,17 @@ def run(
         seconds = time.monotonic() - start
         longest = max(longest, seconds)
         result = store.Result(piece, made, seconds, time.process_time() - cpu, found)
+        if not store.is_finite(found):
+            refused.append(piece.file)
+            continue
         store.write(out, result)
         done += 1
         on_progress(piece.file, done, len(wanted))
+    if refused:
+        raise ReluctantError(
+            f"expected finite numbers, got others in {', '.join(refused)}: nothing was written of "
+            "them; all else is there"
+        )
     return Outcome(done, len(wanted))
 
 

@@ -74,6 +74,17 @@ def rounded(value: Any) -> Any:
     return [rounded(each) for each in value] if isinstance(value, list) else value
 
 
+def is_finite(value: Any) -> bool:
+    """Whether all numbers in a result are.
+
+    >>> is_finite({"loss": [3.1, None]}), is_finite({"loss": [float("nan")]})
+    (True, False)
+    """
+    if isinstance(value, Mapping | list):
+        return all(map(is_finite, value.values() if isinstance(value, Mapping) else value))
+    return not isinstance(value, float) or math.isfinite(value)
+
+
 def write(folder: Path, result: Result) -> None:
     """Write a piece's file, atomically, into the folder, which is made if need be.
 

@@ -26,18 +26,34 @@ _WORDS = {
 KINDS = {name: frozenset(words.split()) for name, words in _WORDS.items()}
 CLASSES = ("other", *KINDS)
 PLACES = ("first third", "middle third", "last third")
+STRETCHES = 4  # of a sentence, between thirds and halves
 LEAST = 0.02  # of all tokens, that come after a function word, for this to be English
 _MARK = "▁"  # begins a word, in the vocabulary's tokens
 
 
 class Labels(NamedTuple):
-    """Of tokens, one each. kind: of the word before, an index of CLASSES; place: an index of
-    PLACES; early: whether it stands in the first half of its sentence, 0 or 1.
+    """Of tokens, one each. token: its id; kind: of the word before, an index of CLASSES; place: an
+    index of PLACES; early: whether it stands in the first half of its sentence, 0 or 1.
     """
 
+    token: Tensor
     kind: Tensor
     place: Tensor
     early: Tensor
+
+    @property
+    def function(self) -> Tensor:
+        """Whether the word before is a function word, 0 or 1."""
+        return (self.kind != OTHER).long()
+
+    @property
+    def stretch(self) -> Tensor:
+        """Both place and early in one: 0 and 1 of the first half, 2 and 3 of the second."""
+        return self.place + 1 - self.early
+
+    def at(self, rows: Tensor) -> "Labels":
+        """Those of some tokens. rows: their indices."""
+        return Labels(*(each[rows] for each in self))
 
 
 def kind(word: str) -> int:
@@ -75,21 +91,48 @@ def labels(batches: Sequence[Batch], vocabulary: Vocabulary) -> Labels:
 
     Raises ReluctantError if hardly any is behind an English function word.
     """
-    found: list[tuple[int, int, int]] = []
+    found: list[tuple[int, int, int, int]] = []
     for batch in batches:
         for row in batch.source.tolist():
             ids = [id for id in row if id != PAD]
             tokens = ["." if id == EOS else vocabulary.token(id) for id in ids]
             count = len(tokens)
             found += [
-                (each, 3 * i // count, int(2 * i < count))
-                for i, each in enumerate(kinds_before(tokens))
+                (id, each, 3 * i // count, int(2 * i < count))
+                for i, (id, each) in enumerate(zip(ids, kinds_before(tokens), strict=True))
             ]
-    result = Labels(*torch.tensor(found).reshape(-1, 3).unbind(1))
-    share = float((result.kind != OTHER).double().mean()) if found else 0.0
+    result = Labels(*torch.tensor(found).reshape(-1, 4).unbind(1))
+    share = float(result.function.double().mean()) if found else 0.0
     if share < LEAST:
         raise ReluctantError(
             f"expected English sources: {share:.1%} of their tokens are behind an article, "
             "preposition, pronoun, conjunction or auxiliary; leave `combination` out with --only"
         )
     return result
+
+
+def balanced(found: Labels, seed: int) -> Tensor:
+    """Indices of tokens, drawn so that the class of the word before and the place do not go
+    together: there are as many of a class of function words in each stretch of the sentence, and in
+    each as many behind a function word as not.
+
+    Then neither class nor place, nor any sum of what they tell, says whether exactly one is true of
+    "behind a function word" and "in the first half". In the text as it is `early` alone says it of
+    most, as function words are few.
+
+    Raises ReluctantError if no such tokens are left.
+    """
+    cell = STRETCHES * found.kind + found.stretch
+    cells = len(CLASSES) * STRETCHES
+    others, *functions = cell.bincount(minlength=cells).view(-1, STRETCHES).amin(1).tolist()
+    total = sum(functions)
+    counts = [each * min(others, total) // max(total, 1) for each in functions]
+    if not any(counts):
+        raise ReluctantError(
+            "expected tokens behind function words and behind others from the beginning to the end "
+            f"of sentences; of {len(cell)} tokens none are left when both are made equally common: "
+            "give more text, or leave `combination` out with --only"
+        )
+    mixed = torch.randperm(len(cell), generator=torch.Generator().manual_seed(seed))
+    wanted = [count for count in (sum(counts), *counts) for _ in range(STRETCHES)]
+    return torch.cat([mixed[cell[mixed] == i][:count] for i, count in enumerate(wanted)])

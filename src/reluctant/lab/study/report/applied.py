@@ -6,6 +6,7 @@ from reluctant.lab.study.report import losses
 from reluctant.lab.study.report.claim import Claim, verdict
 from reluctant.lab.study.report.figures import Figure, Results, sign
 from reluctant.lab.study.report.say import (
+    NAMES,
     Two,
     beside,
     cell,
@@ -53,13 +54,15 @@ def _positions(results: Results) -> Two | None:
 
 
 def _attention(results: Results) -> Two | None:
-    apart = _all(results, "attention_alone")
-    if not apart:
+    found = [r["attention"] for r in results.by_seed("positions").values()]
+    if not found:
         return None
+    tokens, apart = found[0]["tokens"], min(min(each["alone"].values()) for each in found)
     return two(
-        f"Attention, for comparison: alone, a position's output differs by {min(apart):.2f} of the "
-        "largest or more.",
-        f"作为对照，注意力层逐个计算时输出至少相差最大输出的 {min(apart):.2f}。",
+        f"Attention, for comparison, on a sentence of {tokens} tokens: the output of some position "
+        f"alone differs by {apart:.2f} of the largest or more in every layer.",
+        f"作为对照，在一个 {tokens} 个词元的句子上，注意力层逐个位置计算时，"
+        f"每层都有输出至少相差最大输出的 {apart:.2f}。",
     )
 
 
@@ -71,14 +74,20 @@ def _position_verdict(results: Results) -> Two:
 
 
 def _sharing_verdict(results: Results) -> Two:
-    """Of weights of one's own in each layer, against the better one of the ways to share them."""
-    ways = [figure for name in LEARNED[1:] if (figure := results.loss(name)) is not None]
-    best = min(ways, key=lambda figure: figure.mean) if ways else None
+    """Of weights of one's own in each layer, against each of the ways to share them."""
     words = texts("applied", results.plan)
-    agrees = verdict(sign(best, results.loss("base")), words["agrees"], words["contradicts"])
+    said: list[Two | None] = []
+    for name in LEARNED[1:]:
+        named = two(f"Against {NAMES[name]['en']}:", f"与“{NAMES[name]['zh']}”相比：")
+        said += [named, losses.judged(results, name, words["agrees"], words["contradicts"])]
     how = sign(results.loss("shared-encoder"), results.loss("base"))
-    name = two("the one of the encoder gains (Pires et al.)", "编码器共用一层有收益（Pires 等）")
-    return joined([two("Sharing:", "共享："), agrees, beside([(name, how, -1)])])
+    pires = two(
+        "one wide layer in the encoder and none in the decoder does better at equal parameters "
+        "(Pires et al., in BLEU, of much larger models)",
+        "参数量相等时，编码器共用一个宽层、解码器没有，效果更好"
+        "（Pires 等，以 BLEU 计，模型大得多）",
+    )
+    return joined([*said, beside([(pires, how, -1)])])
 
 
 def _position_table(results: Results) -> dict[str, Any]:
@@ -94,7 +103,8 @@ def _position_table(results: Results) -> dict[str, Any]:
         two("plain torch, permuted", "普通 torch，互换"),
         two("plain torch, alone", "普通 torch，逐个"),
     ]
-    return table(two("Position by position", "逐位置"), columns, rows)
+    title = two("Position by position (layers are counted from 0)", "逐位置（层从 0 数起）")
+    return table(title, columns, rows)
 
 
 def _at(results: Results, layer: str, what: str) -> Figure | None:

@@ -2,8 +2,8 @@
 
 from typing import Any
 
-from reluctant.lab.study.combination import TASKS, WHERE
-from reluctant.lab.study.report.claim import Claim, verdict
+from reluctant.lab.study.combination import ALONE, NEURONS, TASKS, WHERE
+from reluctant.lab.study.report.claim import NO_VERDICT, Claim
 from reluctant.lab.study.report.figures import Figure, Results, mean, sign
 from reluctant.lab.study.report.say import (
     Two,
@@ -20,19 +20,38 @@ from reluctant.lab.study.report.say import (
 from reluctant.lab.study.report.texts import texts
 
 NAMES = {
-    "class": two("class of the word before", "前一个词的类别"),
-    "place": two("third of the sentence", "在句中的三分位置"),
-    "both": two("both together", "两者的组合"),
-    "either": two("function word before or first half, not both", "虚词在前与前半句恰有其一"),
+    "word": two("is a function word before it", "前一个词是不是虚词"),
+    "half": two("is it in the first half", "是否在句子的前半"),
+    "both": two("which of the four cases", "四种情况中的哪一种"),
+    "either": two("is exactly one of the two true", "两件事是否恰有一件成立"),
+    "parts": two("class and place themselves", "类别与位置本身"),
+    "token": two("the token itself", "词元本身"),
     "input": two("the input", "输入"),
     "hidden": two("the hidden vector", "隐藏向量"),
-    "random": two("a random layer as wide", "同宽的随机层"),
+    "random": two("a random layer as sparse", "同样稀疏的随机层"),
+    "dense": two("a random layer without biases", "无偏置的随机层"),
     "output": two("the output", "输出"),
     "trained": two("the trained layer", "训练后的层"),
-    "shuffled": two("shuffled labels", "打乱标签"),
+    "dealt": two(
+        "the trained layer with labels dealt out anew among equal tokens",
+        "标签在相同词元间重新分配后的训练层",
+    ),
 }
+# Of accuracies of the "either" task, and of "both", where nothing need be combined.
+COMPARED = (
+    ("either", "hidden", "input"),
+    ("either", "hidden", "random"),
+    ("either", "hidden", "dense"),
+    ("either", "output", "input"),
+    ("both", "output", "input"),
+)
+HOW = {1: "above", 0: "same", -1: "below"}
 ACCURACY = two("accuracy", "准确率")
-KINDS = ("trained", "shuffled", "random")
+CHANCE = two("by chance", "碰巧")
+SHARE = two(
+    "Share of neurons that answer to a class and a third together, and to neither alone",
+    "只响应类别与位置的组合、不响应其中任一单项的神经元比例",
+)
 
 
 def write(results: Results) -> Claim:
@@ -42,12 +61,14 @@ def write(results: Results) -> Claim:
         groups=["combination"],
         found=[*_probed(results), *_neurons(results)],
         verdict=_verdict(results),
-        tables=[_probe_table(results), _neuron_table(results)],
+        tables=[_alone_table(results), _probe_table(results), _neuron_table(results)],
         charts=_charts(results),
     )
 
 
 def _accuracy(results: Results, task: str, where: str, layer: str | None = None) -> Figure | None:
+    """Of a layer; None: the mean over all."""
+
     def of(result: Any) -> float:
         by_layer = {name: each[task][where] for name, each in result["accuracy"].items()}
         return mean(by_layer) if layer is None else by_layer[layer]
@@ -55,35 +76,34 @@ def _accuracy(results: Results, task: str, where: str, layer: str | None = None)
     return results.figure("probes", of)
 
 
-def _chance(results: Results, task: str) -> Figure | None:
-    return results.figure("probes", lambda r: r["majority"][task])
+def _alone(results: Results, task: str, where: str) -> Figure | None:
+    return results.figure("probes", lambda r: r["alone"][where][task])
 
 
 def _probed(results: Results) -> list[Two | None]:
     said: list[Two | None] = []
-    for task in TASKS:
-        figures = {where: _accuracy(results, task, where) for where in WHERE}
-        chance = _chance(results, task)
+    for task in ("both", "either"):
+        figures = {where: _alone(results, task, where) for where in ALONE}
+        figures |= {where: _accuracy(results, task, where) for where in WHERE}
         lead = two(
-            f"Of '{NAMES[task]['en']}' probes are right, the mean over the layers",
-            f"“{NAMES[task]['zh']}”探针的准确率（各层平均）",
+            f"Accuracy of '{NAMES[task]['en']}' ({TASKS[task]:g} by chance), of layers the mean "
+            "over all, from",
+            f"“{NAMES[task]['zh']}”的准确率（碰巧为 {TASKS[task]:g}；各层取平均），读自",
         )
-        always = stated(two("always the commonest", "总猜最常见的"), chance)
-        said.append(listing(lead, [*(stated(NAMES[w], f) for w, f in figures.items()), always]))
-    for other in ("input", "random"):
-        said.append(
-            compared(
-                NAMES["hidden"],
-                _accuracy(results, "either", "hidden"),
-                NAMES[other],
-                _accuracy(results, "either", other),
-                two("accuracy of the last one", "最后一项的准确率"),
-            )
+        said.append(listing(lead, [stated(NAMES[w], each) for w, each in figures.items()]))
+    for task, one, other in COMPARED:
+        what = two(
+            f"accuracy of '{NAMES[task]['en']}'",
+            f"“{NAMES[task]['zh']}”准确率",
         )
+        a, b = _accuracy(results, task, one), _accuracy(results, task, other)
+        said.append(compared(NAMES[one], a, NAMES[other], b, what))
     return said
 
 
 def _share(results: Results, kind: str, layer: str | None = None) -> Figure | None:
+    """Of a layer; None: the mean over all."""
+
     def of(result: Any) -> float:
         by_layer = {name: each[kind] for name, each in result["layers"].items()}
         return mean(by_layer) if layer is None else by_layer[layer]
@@ -92,29 +112,38 @@ def _share(results: Results, kind: str, layer: str | None = None) -> Figure | No
 
 
 def _neurons(results: Results) -> list[Two | None]:
-    shares = {kind: _share(results, kind) for kind in KINDS}
-    what = two("share", "比例")
-    lead = two(
-        "Neurons that answer to a conjunction and to neither part, as a share",
-        "只响应组合、不响应其中任一项的神经元比例",
-    )
+    shares = {kind: _share(results, kind) for kind in NEURONS}
+    what = two("share of such neurons", "这类神经元的比例")
     return [
-        listing(lead, [stated(NAMES[kind], each) for kind, each in shares.items()]),
+        listing(SHARE, [stated(NAMES[kind], each) for kind, each in shares.items()]),
         *(
             compared(NAMES["trained"], shares["trained"], NAMES[kind], shares[kind], what)
-            for kind in KINDS[1:]
+            for kind in ("random", "dealt")
         ),
     ]
 
 
 def _verdict(results: Results) -> Two:
-    """Of the task that no sum tells: against the input, and then against random weights."""
-    words = texts("combination", results.plan)
+    """The figures agree if the trained layer tells more of "either" than its input, and more than
+    both random layers: what cannot be told apart is evidence of nothing, of equality neither.
+    """
     hidden = _accuracy(results, "either", "hidden")
     more = sign(hidden, _accuracy(results, "either", "input"))
-    learned = sign(hidden, _accuracy(results, "either", "random"))
-    why = {1: words["learned"], -1: words["unlearned"]}.get(learned or 0, words["width"])
-    return verdict(more, joined([words["agrees"], why]), words["contradicts"])
+    random, dense = (
+        sign(hidden, _accuracy(results, "either", where)) for where in ("random", "dense")
+    )
+    conjunctive = sign(_share(results, "trained"), _share(results, "random"))
+    if more is None or random is None or dense is None or conjunctive is None:
+        return NO_VERDICT
+    learned = min(random, dense)
+    lead = two("Not shown.", "未能证实。")
+    if more > 0 and learned > 0:
+        lead = two("Agrees.", "一致。")
+    elif more < 0:
+        lead = two("Contradicts.", "相悖。")
+    words = texts("combination", results.plan)
+    found = {"input": more, "random": learned, "neurons": conjunctive}
+    return joined([lead, *(words[f"{name}-{HOW[how]}"] for name, how in found.items())])
 
 
 def _layers(results: Results) -> list[str]:
@@ -122,33 +151,37 @@ def _layers(results: Results) -> list[str]:
     return list(found["accuracy"]) if found else []
 
 
-def _probe_table(results: Results) -> dict[str, Any]:
-    rows = []
-    for layer in _layers(results):
-        for task in TASKS:
-            chance = _chance(results, task)
-            cells = [cell(_accuracy(results, task, where, layer)) for where in WHERE]
-            rows.append([layer.replace(".layers.", " "), NAMES[task], cell(chance), *cells])
-    columns = [
-        two("layer", "层"),
-        two("what", "读什么"),
-        two("commonest", "最常见的"),
-        *(NAMES[where] for where in WHERE),
+def _alone_table(results: Results) -> dict[str, Any]:
+    rows = [
+        [NAMES[task], chance, *(cell(_alone(results, task, where)) for where in ALONE)]
+        for task, chance in (TASKS.items() if results.any("probes") else ())
     ]
+    columns = [two("what", "读什么"), CHANCE, *(NAMES[where] for where in ALONE)]
+    title = two("Accuracy of linear probes of no layer", "不读任何层的线性探针的准确率")
+    return table(title, columns, rows)
+
+
+def _probe_table(results: Results) -> dict[str, Any]:
+    rows = [
+        [
+            layer.replace(".layers.", " "),
+            NAMES[task],
+            *(cell(_accuracy(results, task, where, layer)) for where in WHERE),
+        ]
+        for layer in _layers(results)
+        for task in TASKS
+    ]
+    columns = [two("layer", "层"), two("what", "读什么"), *(NAMES[where] for where in WHERE)]
     return table(two("Accuracy of linear probes", "线性探针的准确率"), columns, rows)
 
 
 def _neuron_table(results: Results) -> dict[str, Any]:
     found = results.any("neurons")
     rows = [
-        [layer.replace(".layers.", " "), *(cell(_share(results, kind, layer)) for kind in KINDS)]
+        [layer.replace(".layers.", " "), *(cell(_share(results, kind, layer)) for kind in NEURONS)]
         for layer in (found["layers"] if found else ())
     ]
-    title = two(
-        "Share of neurons that answer to a conjunction and to neither part",
-        "只响应组合、不响应其中任一项的神经元比例",
-    )
-    return table(title, [two("layer", "层"), *(NAMES[kind] for kind in KINDS)], rows)
+    return table(SHARE, [two("layer", "层"), *(NAMES[kind] for kind in NEURONS)], rows)
 
 
 def _charts(results: Results) -> list[dict[str, Any]]:
@@ -163,5 +196,8 @@ def _charts(results: Results) -> list[dict[str, Any]]:
         )
         for where in WHERE
     ]
-    title = two("What no sum tells, by layer", "相加说不出的那一项，按层")
+    title = two(
+        "Is exactly one of the two true: what probes tell, by layer",
+        "两件事是否恰有一件成立：各层探针的准确率",
+    )
     return [chart(title, two("encoder layer", "编码器层"), ACCURACY, series)]

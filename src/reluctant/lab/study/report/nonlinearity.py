@@ -1,21 +1,19 @@
-"""Claim 1 in words and tables."""
+"""Claim 1 in words and tables: losses, and layers imitated by linear maps."""
 
-from collections.abc import Mapping
 from typing import Any
 
-from reluctant.lab.study.nonlinearity import IMITATED, TRAINED
-from reluctant.lab.study.report import losses
-from reluctant.lab.study.report.claim import Claim, verdict
-from reluctant.lab.study.report.figures import Figure, Results, mean, sign
+from reluctant.lab.study.catalogue import HALF
+from reluctant.lab.study.nonlinearity import IMITATED, INSTEAD, TRAINED
+from reluctant.lab.study.report import collapse, losses
+from reluctant.lab.study.report.claim import Claim
+from reluctant.lab.study.report.figures import Figure, Results, less, mean, sign
 from reluctant.lab.study.report.say import (
     NAMES,
     Two,
     beside,
     cell,
-    chart,
     compared,
     joined,
-    line,
     listing,
     stated,
     table,
@@ -23,76 +21,121 @@ from reluctant.lab.study.report.say import (
 )
 from reluctant.lab.study.report.texts import texts
 
-CASES: Mapping[str, Two] = {
-    "whole": two("all paths", "保留全部路径"),
-    "without feed-forward": two("without feed-forward", "去掉前馈层"),
-    "without residual": two("without residual", "去掉残差"),
-    "attention alone": two("attention alone", "只有注意力"),
-    "learned without": two("learned without feed-forward", "训练时就没有前馈层"),
+TITLE = two(
+    "What the non-linearity is worth, at the better of two learning rates",
+    "非线性值多少（取两种学习率中较好者）",
+)
+WAYS = {
+    "replaced": two("linear maps", "线性映射"),
+    "refitted": two("linear maps fitted one after the other", "逐层重新拟合的线性映射"),
+    "mean": two("their mean outputs", "各层的平均输出"),
+    "dropped": two("nothing", "什么也不放"),
 }
-# Layers of an untrained stack after which paths are compared: with attention alone the distance is
-# soon that of float32's rounding, whatever the paths.
-EARLY = 2
-TITLE = two("What the non-linearity is worth", "非线性值多少")
-DISTANCE = two("distance from rank one", "与秩一矩阵的距离")
+# A model, and another one that it is with some of its weights at zero.
+CONTAINS = (("base", "none"), ("identity", "none"), ("none-deep", "none"))
 
 
 def write(results: Results) -> Claim:
     """All of it."""
-    words = texts("nonlinearity", results.plan)
-    how = sign(results.loss("identity"), results.loss("base"))
+    best = {name: losses.better(results, name) for name in TRAINED}
     return Claim(
         key="nonlinearity",
         groups=["nonlinearity"],
-        found=[*losses.said(results, TRAINED), *_linear(results), *_ranks(results)],
-        verdict=joined([verdict(how, words["agrees"], words["contradicts"]), _beside(results)]),
-        tables=[losses.loss_table(results, TITLE, TRAINED), _r2_table(results)],
-        charts=_charts(results),
+        found=[
+            *losses.said(results, list(best.values()), best["base"]),
+            _rates(results, best),
+            *(_beside_part(results, best[name], best[part]) for name, part in CONTAINS),
+            *_linear(results),
+            *collapse.said(results),
+        ],
+        verdict=joined([_verdict(results, best), _beside(results, best)]),
+        tables=[
+            losses.rates_table(results, TITLE, TRAINED),
+            _r2_table(results),
+            _instead_table(results),
+        ],
+        charts=collapse.charts(results),
     )
 
 
-def _beside(results: Results) -> Two | None:
-    def early(case: str) -> Figure | None:
-        return _depth(results, "untrained", case, "distance", EARLY)
+def _verdict(results: Results, best: dict[str, str]) -> Two:
+    """Of expressive power only if layers with the identity learned as well as none at all.
 
-    alone = early("attention alone")
-    return beside(
-        [
-            (
-                two("attention alone loses rank (Dong et al.)", "只有注意力时秩塌缩（Dong 等）"),
-                sign(alone, early("whole")),
-                -1,
-            ),
-            (
-                two("the residual stops it (Dong et al.)", "残差能阻止（Dong 等）"),
-                sign(early("without feed-forward"), alone),
-                1,
-            ),
-            (
-                two("so does the feed-forward layer (Dong et al.)", "前馈层也能（Dong 等）"),
-                sign(early("without residual"), alone),
-                1,
-            ),
-            (
-                two(
-                    "attention cannot take the feed-forward layer's place (Zhao et al.)",
-                    "注意力不能代替前馈层（Zhao 等）",
-                ),
-                sign(results.loss("none-deep"), results.loss("base")),
-                1,
-            ),
-        ]
+    They can be none: what they are worse than that is how they learn, and so may be what they are
+    worse than ReLU.
+    """
+    words = texts("nonlinearity", results.plan)
+    base, identity, none = (results.loss(best[name]) for name in ("base", "identity", "none"))
+    if losses.worse(results, best["identity"], best["none"]) and sign(identity, base) == 1:
+        more = sign(none, base) == 1
+        start = losses.lead(0.5 if more else 0)
+        return joined([start, words["more-than-none"] if more else None, words["optimisation"]])
+    fair = less(identity, none) is not None
+    agrees = joined([words["agrees"], words["expressive"] if fair else None])
+    return losses.judged(results, best["identity"], agrees, words["contradicts"], best["base"])
+
+
+def _beside(results: Results, best: dict[str, str]) -> Two | None:
+    deep = best["none-deep"]
+    unfair = losses.worse(results, deep, best["none"]) is not None
+    name = two(
+        "attention with as many parameters does not make up for the feed-forward layers "
+        "(Zhao et al., of BERT)",
+        "参数量相同的注意力补不上前馈层（Zhao 等，对象为 BERT）",
+    )
+    how = None if unfair else sign(results.loss(deep), results.loss(best["base"]))
+    zhao = two(
+        "Whether attention can take the feed-forward layer's place (Zhao et al.) is not told here: "
+        "with more layers of it the loss is higher than with fewer, which is a matter of "
+        "optimisation.",
+        "注意力能否代替前馈层（Zhao 等），这里说不出："
+        "注意力层更多时损失反而比更少时高，这是优化问题。",
+    )
+    found = beside([*collapse.literature(results), (name, how, 1)])
+    return joined([found, zhao if unfair else None])
+
+
+def _rates(results: Results, best: dict[str, str]) -> Two | None:
+    if not any(map(results.any, best.values())):
+        return None
+    lr = results.plan.lr
+    halves = [NAMES[name] for name, each in best.items() if each.endswith(HALF)]
+    return two(
+        f"Each model is at the better of two learning rates, {lr:g} and {lr / 2:g}, by its mean "
+        f"loss; the lower one is better for {'; '.join(n['en'] for n in halves) or 'no model'}.",
+        f"每个模型取 {lr:g} 与 {lr / 2:g} 两种学习率中平均损失较低者；"
+        f"较低学习率更好的有：{'；'.join(n['zh'] for n in halves) or '无'}。",
+    )
+
+
+def _beside_part(results: Results, name: str, part: str) -> Two | None:
+    """A model beside one that it can be: where it is worse, that is no matter of what it can be.
+
+    The base model has been compared with all others: of it nothing is said but this.
+    """
+    whole, other = losses.called(name), losses.called(part)
+    more = losses.worse(results, name, part)
+    if more is None:
+        both = results.loss(name), results.loss(part)
+        return None if whole is NAMES["base"] else compared(whole, both[0], other, both[1])
+    by = more.text()
+    return two(
+        f"In every seed the loss with {whole['en']} is above that with {other['en']}, by {by}, "
+        "though the first model can be the second, with some weights at zero: what it lacks is not "
+        "expressive power; training does not find it.",
+        f"在每个种子上，{whole['zh']}的损失都高于{other['zh']}，高出 {by}，"
+        "而前者只要令一部分权重为零就是后者：所缺的不是表达能力，而是训练没有找到。",
     )
 
 
 def _linear(results: Results) -> list[Two | None]:
-    collapse, rounding = (
+    collapsed, rounding = (
         results.figure("linear", lambda r, name=name: r["collapse"][name])  # type: ignore[misc]
         for name in ("from one matrix", "from float64")
     )
     said: list[Two | None] = []
-    if collapse is not None and rounding is not None:
-        a, b = max(collapse.values), max(rounding.values)
+    if collapsed is not None and rounding is not None:
+        a, b = max(collapsed.values), max(rounding.values)
         said.append(
             two(
                 "The trained layers with the identity are their one matrix: their outputs differ "
@@ -102,16 +145,22 @@ def _linear(results: Results) -> list[Two | None]:
             )
         )
     shares = {name: _r2(results, name) for name in IMITATED if name != "identity"}
-    lead = two(
+    about = two(
         "One linear map has an R^2, the mean over the layers, of", "一个线性映射的 R^2（各层平均）"
     )
-    said.append(listing(lead, [stated(NAMES[n], each, 2) for n, each in shares.items()]))
-    rise = _rise(results, "base")
-    if rise is not None:
+    said.append(listing(about, [stated(NAMES[n], each, 2) for n, each in shares.items()]))
+    about = two(
+        "The loss rises, with all ReLU layers replaced by", "把所有 ReLU 层换成下列各项时损失的上升"
+    )
+    rises = [stated(words, _rise(results, "base", way)) for way, words in WAYS.items()]
+    said.append(listing(about, rises))
+    kept = _kept(results, "base")
+    if kept is not None:
         said.append(
             two(
-                f"With all ReLU layers replaced by such maps, the loss rises by {rise.text()}.",
-                f"把所有 ReLU 层都换成这样的映射，损失上升 {rise.text()}。",
+                "Of what the ReLU layers take off the loss, beside their mean outputs, the linear "
+                f"maps keep {kept.text(1)} %.",
+                f"与只给平均输出相比，ReLU 层所降低的损失中，线性映射保留了 {kept.text(1)} %。",
             )
         )
     return said
@@ -125,88 +174,46 @@ def _r2(results: Results, name: str, layer: str | None = None) -> Figure | None:
     return results.figure("linear", of)
 
 
-def _rise(results: Results, name: str) -> Figure | None:
-    return results.figure(
-        "linear", lambda r: r["imitated"][name]["replaced"] - r["imitated"][name]["loss"]
-    )
+def _rise(results: Results, name: str, way: str) -> Figure | None:
+    def of(result: Any) -> float:
+        found = result["imitated"][name]
+        rise: float = found[way] - found["loss"]
+        return rise
+
+    return results.figure("linear", of)
 
 
-def _ranks(results: Results) -> list[Two | None]:
-    said = []
-    for state, depth, words in (
-        ("trained", -1, two("At the end of the trained encoder", "训练好的编码器末端")),
-        (
-            "untrained",
-            EARLY,
-            two("After two layers of the untrained stack", "未训练的堆叠两层之后"),
-        ),
-        ("untrained", -1, two("At its end", "其末端")),
-    ):
-        figures = {case: _depth(results, state, case, "distance", depth) for case in CASES}
-        parts = [stated(CASES[case], figure) for case, figure in figures.items()]
-        lead = two(f"{words['en']} the distance from rank one is", f"{words['zh']}与秩一矩阵的距离")
-        said.append(listing(lead, parts))
-        said.append(
-            compared(
-                CASES["attention alone"],
-                figures["attention alone"],
-                CASES["whole"],
-                figures["whole"],
-                DISTANCE,
-            )
-        )
-    return said
+def _kept(results: Results, name: str) -> Figure | None:
+    """In percent: 100 where linear maps do as well as the layers, 0 where as their means."""
 
-
-def _depth(results: Results, state: str, case: str, what: str, depth: int) -> Figure | None:
     def of(result: Any) -> float | None:
-        found = result[state].get(case)
-        return None if found is None else found[what][depth]
+        found = result["imitated"][name]
+        whole = found["mean"] - found["loss"]
+        return 100 * (found["mean"] - found["replaced"]) / whole if whole > 0 else None
 
-    return results.figure("rank", of)
+    return results.figure("linear", of)
 
 
 def _r2_table(results: Results) -> dict[str, Any]:
-    first, rows = results.any("linear"), []
-    if first is not None:
-        for name in (each for each in IMITATED if each in first["imitated"]):
-            shares = [cell(_r2(results, name, each)) for each in first["imitated"][name]["r2"]]
-            rows.append([NAMES[name], *shares, cell(_rise(results, name))])
-    layers = list(first["imitated"]["base"]["r2"]) if first else []
-    columns = [
-        two("model", "模型"),
-        *(two(each.replace(".layers.", " "), each.replace(".layers.", " ")) for each in layers),
-        two("loss, all replaced", "全部替换后损失增加"),
+    first = results.any("linear")
+    imitated = first["imitated"] if first else {}
+    layers = list(imitated["base"]["r2"]) if imitated else []
+    rows = [[NAMES[n], *(cell(_r2(results, n, each)) for each in layers)] for n in imitated]
+    names = [each.replace(".layers.", " ") for each in layers]
+    columns = [two("model", "模型"), *(two(each, each) for each in names)]
+    title = two(
+        "R^2 of the best linear map (layers are counted from 0)",
+        "最佳线性映射的 R^2（层从 0 数起）",
+    )
+    return table(title, columns, rows)
+
+
+def _instead_table(results: Results) -> dict[str, Any]:
+    first = results.any("linear")
+    rows = [
+        [NAMES[n], *(cell(_rise(results, n, way)) for way in INSTEAD), cell(_kept(results, n))]
+        for n in (first["imitated"] if first else ())
     ]
-    return table(two("R^2 of the best linear map", "最佳线性映射的 R^2"), columns, rows)
-
-
-def _charts(results: Results) -> list[dict[str, Any]]:
-    first = results.any("rank")
-    if first is None:
-        return []
-    charts = []
-    for state, state_words in (
-        ("trained", two("trained", "训练后")),
-        ("untrained", two("untrained, deeper", "未训练，更深")),
-    ):
-        for what, label in (
-            ("distance", DISTANCE),
-            ("rank", two("effective rank", "有效秩")),
-        ):
-            series = [
-                line(
-                    CASES[case],
-                    [
-                        (float(depth), _depth(results, state, case, what, depth))
-                        for depth in range(len(first[state][case][what]))
-                    ],
-                )
-                for case in first[state]
-            ]
-            title = two(
-                f"{label['en'].capitalize()} by depth, {state_words['en']}",
-                f"{label['zh']}随深度的变化（{state_words['zh']}）",
-            )
-            charts.append(chart(title, two("layers", "层数"), label, series, log="y"))
-    return charts
+    title = two("Rise of the loss with all layers replaced", "替换所有层后损失的上升")
+    kept = two("kept by linear maps, %", "线性映射保留（%）")
+    return table(title, [two("model", "模型"), *(WAYS[way] for way in INSTEAD), kept], rows)

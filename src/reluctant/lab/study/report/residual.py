@@ -3,12 +3,16 @@
 from typing import Any
 
 from reluctant.lab.study.report import losses
-from reluctant.lab.study.report.claim import Claim, verdict
-from reluctant.lab.study.report.figures import Figure, Results, mean, sign
+from reluctant.lab.study.report.claim import Claim
+from reluctant.lab.study.report.figures import Figure, Results, less, mean, sign
 from reluctant.lab.study.report.say import (
+    LOSS,
+    MISSING,
+    NAMES,
     Two,
     beside,
     cell,
+    compared,
     joined,
     listing,
     stated,
@@ -19,6 +23,8 @@ from reluctant.lab.study.report.texts import texts
 
 LEARNED = ("base", "no-residual", "no-residuals")
 TITLE = two("With and without the residual path", "有无残差连接")
+FREQUENCIES = two("Frequencies of tokens alone", "只看词元频率")
+ALWAYS = two("the frequencies of tokens alone", "只看词元频率")
 MOVES = {
     ("left_out", "feed-forward"): two("a feed-forward layer left out", "去掉一个前馈层"),
     ("swapped", "feed-forward"): two(
@@ -32,14 +38,40 @@ MOVES = {
 def write(results: Results) -> Claim:
     """All of it."""
     words = texts("residual", results.plan)
-    how = sign(results.loss("no-residual"), results.loss("base"))
+    how = losses.judged(results, "no-residual", words["agrees"], words["contradicts"])
     return Claim(
         key="residual",
         groups=["residual"],
-        found=[*losses.said(results, LEARNED), _moved(results), _first(results)],
-        verdict=joined([verdict(how, words["agrees"], words["contradicts"]), _beside(results)]),
-        tables=[losses.loss_table(results, TITLE, LEARNED), _move_table(results)],
+        found=[
+            *losses.said(results, LEARNED),
+            *_frequencies(results),
+            _moved(results),
+            _first(results),
+        ],
+        verdict=joined([how, _beside(results)]),
+        tables=[_loss_table(results), _move_table(results)],
     )
+
+
+def _unigram(results: Results) -> Figure | None:
+    return results.figure("moved", lambda r: r["unigram"])
+
+
+def _frequencies(results: Results) -> list[Two | None]:
+    """What the models are to be measured by that learn hardly anything."""
+    unigram, loss = _unigram(results), results.loss("no-residuals")
+    return [
+        listing(FREQUENCIES, [stated(LOSS, unigram)]),
+        compared(NAMES["no-residuals"], loss, ALWAYS, unigram),
+    ]
+
+
+def _loss_table(results: Results) -> dict[str, Any]:
+    table, unigram = losses.loss_table(results, TITLE, LEARNED), _unigram(results)
+    if unigram is not None:
+        more = less(unigram, results.loss("base"))
+        table["rows"].append([FREQUENCIES, MISSING, cell(unigram), cell(more)])
+    return table
 
 
 def _beside(results: Results) -> Two | None:
@@ -59,8 +91,9 @@ def _beside(results: Results) -> Two | None:
         )
 
     name = two(
-        "middle layers are missed less than the first and the last (Sun et al.)",
-        "缺中间层不如缺首尾层要紧（Sun 等）",
+        "layers between are missed less than the first and the last (Sun et al., of much deeper "
+        "language models)",
+        "缺中间的层不如缺首尾层要紧（Sun 等，对象为深得多的语言模型）",
     )
     return beside([(name, sign(missed(False), missed(True)), -1)])
 
@@ -90,10 +123,10 @@ def _first(results: Results) -> Two | None:
     most = max(known, key=lambda place: known[place].mean)
     least = min(known, key=lambda place: known[place].mean)
     return two(
-        f"The feed-forward layer of {most[0]} layer {most[1]} is missed the most: "
+        f"The feed-forward layer of {most[0]} layer {most[1]} (counted from 0) is missed the most: "
         f"{known[most].text()}; that of {least[0]} layer {least[1]} the least: "
         f"{known[least].text()}.",
-        f"缺了最要紧的前馈层在 {most[0]} 第 {most[1]} 层：{known[most].text()}；"
+        f"缺了最要紧的前馈层在 {most[0]} 第 {most[1]} 层（从 0 数起）：{known[most].text()}；"
         f"最不要紧的在 {least[0]} 第 {least[1]} 层：{known[least].text()}。",
     )
 
@@ -115,7 +148,7 @@ def _move_table(results: Results) -> dict[str, Any]:
         cells = [cell(_at(results, how, what, stack, index)) for how, what in MOVES]
         rows.append([f"{stack} {index}", *cells])
     title = two(
-        "Rise of the loss when a layer is left out, or swapped with the next",
-        "去掉某层或与下一层互换时损失的上升",
+        "Rise of the loss when a layer is left out, or swapped with the next (counted from 0)",
+        "去掉某层或与下一层互换时损失的上升（层从 0 数起）",
     )
     return table(title, [two("layer", "层"), *MOVES.values()], rows)

@@ -3,7 +3,7 @@
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from reluctant.lab.study.report.figures import Figure, number, sign
+from reluctant.lab.study.report.figures import Figure, less, sign
 
 Two = dict[str, str]
 MISSING = "–"
@@ -70,27 +70,29 @@ def listing(lead: Two, parts: Iterable[Two | None]) -> Two | None:
 def compared(
     name: Two, a: Figure | None, other: Two, b: Figure | None, what: Two = LOSS, digits: int = 3
 ) -> Two | None:
-    """A sentence that says whether a is above or below b by more than the spread."""
-    how = sign(a, b)
-    if a is None or b is None or how is None:
+    """A sentence that says whether a is above or below b by more than their difference spreads."""
+    how, difference = sign(a, b), less(a, b)
+    if how is None or difference is None:
         return None
-    difference = number(abs(a.mean - b.mean), digits)
+    by = difference.size().text(digits)
     if how == 0:
         return two(
-            f"Between {name['en']} and {other['en']} the {what['en']} differs by {difference}, "
-            "which is within the spread: no conclusion.",
-            f"{name['zh']}与{other['zh']}的{what['zh']}相差 {difference}，未超出差幅：不下结论。",
+            f"Between {name['en']} and {other['en']} the {what['en']} differs by {by}: within the "
+            "spread, no conclusion.",
+            f"{name['zh']}与{other['zh']}的{what['zh']}相差 {by}，未超出差幅，不下结论。",
         )
     en, zh = ("higher", "高") if how > 0 else ("lower", "低")
     return two(
-        f"With {name['en']} the {what['en']} is {en} by {difference} than with {other['en']}, more "
-        "than the spread.",
-        f"{name['zh']}的{what['zh']}比{other['zh']}{zh} {difference}，超出差幅。",
+        f"With {name['en']} the {what['en']} is {en} than with {other['en']}, by {by}.",
+        f"{name['zh']}的{what['zh']}比{other['zh']}{zh} {by}。",
     )
 
 
 def beside(items: Iterable[tuple[Two, int | None, int]]) -> Two | None:
-    """A sentence that sets what was found beside what others have: name, sign here, sign there."""
+    """A sentence that sets what was found beside what others have: name, sign here, sign there.
+
+    What has no sign here, for want of figures, is left out.
+    """
     words = {
         True: two("the same here", "这里相同"),
         False: two("the other way round here", "这里相反"),
@@ -99,9 +101,11 @@ def beside(items: Iterable[tuple[Two, int | None, int]]) -> Two | None:
     said = []
     for name, here, there in items:
         if here is None:
-            return None
+            continue
         word = words[here == there if here else None]
         said.append(two(f"{name['en']}: {word['en']}", f"{name['zh']}：{word['zh']}"))
+    if not said:
+        return None
     return two(
         f"Beside the literature: {'; '.join(each['en'] for each in said)}.",
         f"与文献相比：{'；'.join(each['zh'] for each in said)}。",
@@ -109,7 +113,9 @@ def beside(items: Iterable[tuple[Two, int | None, int]]) -> Two | None:
 
 
 def lowest(figures: Mapping[str, Figure | None], what: Two, digits: int = 3) -> Two | None:
-    """A sentence that says where a figure is lowest, and which others it cannot be told from."""
+    """A sentence that says where a figure is lowest, which others it cannot be told from, and of
+    which there is none.
+    """
     there = {name: figure for name, figure in figures.items() if figure is not None}
     if len(there) < 2:
         return None
@@ -118,17 +124,22 @@ def lowest(figures: Mapping[str, Figure | None], what: Two, digits: int = 3) -> 
     how = {name: sign(figure, there[best]) for name, figure in there.items() if name != best}
     if None in how.values():
         return None
+    missing = ", ".join(name for name in figures if name not in there)
+    none = two(f" No figure for {missing}.", f"没有 {missing} 的数字。") if missing else two("", "")
+    if not any(how.values()):
+        return two(
+            f"{what['en']} differs by no more than the spread.{none['en']}",
+            f"{what['zh']}之差都未超出差幅。{none['zh']}",
+        )
     alike = ", ".join(name for name, each in how.items() if each == 0)
     low, high = there[best].text(digits), there[worst].text(digits)
     return two(
         f"{what['en']} is lowest at {best}: {low}, and highest at {worst}: {high}; "
-        + (
-            f"within the spread of the lowest: {alike}."
-            if alike
-            else "no other is within its spread."
-        ),
+        + (f"not to be told from the lowest: {alike}." if alike else "no other is as low.")
+        + none["en"],
         f"{what['zh']}在 {best} 处最低：{low}，在 {worst} 处最高：{high}；"
-        + (f"与最低者之差未超出差幅的有：{alike}。" if alike else "其余与它之差都超出差幅。"),
+        + (f"与最低者分不出高下的有：{alike}。" if alike else "其余都更高。")
+        + none["zh"],
     )
 
 

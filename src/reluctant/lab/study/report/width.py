@@ -1,30 +1,31 @@
 """Claim 2 in words and tables."""
 
-from typing import Any
-
 from reluctant.lab.study.catalogue import ACTIVATIONS, BASE, CAPACITY, ratio_name
 from reluctant.lab.study.plan import SIZES
 from reluctant.lab.study.report import equal, losses
-from reluctant.lab.study.report.claim import Claim, verdict
+from reluctant.lab.study.report.claim import NO_VERDICT, Claim, verdict
 from reluctant.lab.study.report.figures import Figure, Results, sign
 from reluctant.lab.study.report.say import (
     NAMES,
     Two,
     beside,
-    cell,
-    chart,
     compared,
     joined,
-    line,
+    listing,
     lowest,
-    table,
     two,
 )
 from reluctant.lab.study.report.texts import texts
+from reluctant.lab.study.report.width_tables import (
+    RATIO,
+    SIZE,
+    all_table,
+    charts,
+    equal_table,
+    pass_table,
+    passed,
+)
 
-RATIO = two("d_ff / d_model", "d_ff / d_model")
-SHAPE = (two("d_model", "d_model"), two("d_ff", "d_ff"), two("parameters", "参数量"))
-LOSS_AXIS = two("loss, nats a token", "损失（每词元纳特）")
 OTHERS = (*ACTIVATIONS, "hourglass", *CAPACITY)
 TITLE = two("Other activations and shapes, at equal parameters", "参数量相等时的其他激活与形状")
 
@@ -37,12 +38,12 @@ def write(results: Results) -> Claim:
         found=[*_ratios(results), *_passes(results), *_others(results)],
         verdict=_verdict(results),
         tables=[
-            _equal_table(results),
-            _all_table(results),
-            _pass_table(results),
+            equal_table(results),
+            all_table(results),
+            pass_table(results),
             losses.loss_table(results, TITLE, (BASE, *OTHERS)),
         ],
-        charts=_charts(results),
+        charts=charts(results),
     )
 
 
@@ -56,7 +57,7 @@ def _ratios(results: Results) -> list[Two | None]:
             _by_ratio(results, size),
             two(
                 f"At equal parameters ({size} models) the loss by d_ff / d_model",
-                f"参数量相等时（{_size(size)['zh']}模型），损失随 d_ff / d_model",
+                f"参数量相等时（{SIZE[size]['zh']}模型），损失随 d_ff / d_model",
             ),
         )
         for size in SIZES
@@ -97,24 +98,47 @@ def _alike(results: Results) -> Two | None:
 
 
 def _passes(results: Results) -> list[Two | None]:
-    ratios = [
-        r for r in results.plan.ratios if _passed(results, ratio_name(r, "middle"), "density")
-    ]
+    ratios = [r for r in results.plan.ratios if passed(results, ratio_name(r, "middle"), "density")]
     if len(ratios) < 2:
         return []
     said: list[Two | None] = []
-    for what, words, digits in (
-        ("density", two("share of active neurons", "激活神经元比例"), 3),
-        ("rank_h", two("effective rank between the two maps", "两次映射之间的有效秩"), 1),
-        ("rank_y", two("effective rank of the output", "输出的有效秩"), 1),
-        ("distinct", two("share of tokens with a set of their own", "拥有独特集合的词元比例"), 3),
+    for what, words in (
+        ("density", two("share of active neurons", "激活神经元比例")),
+        ("distinct", two("share of tokens with a set of their own", "拥有独特集合的词元比例")),
     ):
         low, high = (
-            _passed(results, ratio_name(r, "middle"), what) for r in (ratios[0], ratios[-1])
+            passed(results, ratio_name(r, "middle"), what) for r in (ratios[0], ratios[-1])
         )
         names = [two(f"{RATIO['en']} = {equal.label(r)}", f"比例 {equal.label(r)}") for r in ratios]
-        said.append(compared(names[-1], high, names[0], low, words, digits))
+        said.append(compared(names[-1], high, names[0], low, words))
+    for what, words in (
+        ("rank_h", two("effective rank between the two maps", "两次映射之间的有效秩")),
+        ("rank_y", two("effective rank of the output", "输出的有效秩")),
+    ):
+        lead = two(words["en"].capitalize(), words["zh"])
+        trained, untrained = (
+            passed(results, BASE, what, state) for state in ("trained", "untrained")
+        )
+        said.append(listing(lead, [_of_most(results, r, what) for r in ratios]))
+        names = [
+            two("the trained base model", "训练后的基准模型"),
+            two("the untrained", "训练前"),
+        ]
+        said.append(compared(names[0], trained, names[1], untrained, words, 1))
     return said
+
+
+def _of_most(results: Results, ratio: float, what: str) -> Two | None:
+    """The rank at a ratio, and the largest that it could be: as many as there are dimensions."""
+    name = ratio_name(ratio, "middle")
+    figure, first = passed(results, name, what), results.any(name)
+    if figure is None or first is None:
+        return None
+    most = first["d_ff"] if what == "rank_h" else min(first["d_ff"] + 1, first["d_model"])
+    return two(
+        f"{equal.label(ratio)} {figure.text(1)} of {most}",
+        f"{equal.label(ratio)} 为 {figure.text(1)}（至多 {most}）",
+    )
 
 
 def _others(results: Results) -> list[Two | None]:
@@ -126,159 +150,51 @@ def _others(results: Results) -> list[Two | None]:
 
 
 def _verdict(results: Results) -> Two:
-    """Of going up at all: the best of the ratios above one against the first, which is below."""
-    ratios = results.plan.ratios
-    wide = {r: results.loss(ratio_name(r, "middle")) for r in ratios if r > 1}
-    there = [figure for figure in wide.values() if figure is not None]
-    narrow = results.loss(ratio_name(ratios[0], "middle"))
-    best = min(there, key=lambda figure: figure.mean) if there else None
+    """Of going up at all: the best of the ratios above one against the best of those below."""
+    best: list[tuple[float, Figure] | None] = []
+    for side in (
+        [r for r in results.plan.ratios if r > 1],
+        [r for r in results.plan.ratios if r < 1],
+    ):
+        losses = {r: results.loss(ratio_name(r, "middle")) for r in side}
+        there = [(r, figure) for r, figure in losses.items() if figure is not None]
+        whole = there and len(there) == len(losses)
+        best.append(min(there, key=lambda each: each[1].mean) if whole else None)
+    up, down = best
     words = texts("width", results.plan)
-    said = verdict(sign(narrow, best), words["agrees"], words["contradicts"])
-    return joined([said, _beside(results)])
+    if up is None or down is None:
+        return joined([NO_VERDICT, _beside(results)])
+    said = verdict(sign(down[1], up[1]), words["agrees"], words["contradicts"])
+    which = two(
+        f"The best that goes up first is {equal.label(up[0])}: {up[1].text()}; the best that goes "
+        f"down first {equal.label(down[0])}: {down[1].text()}.",
+        f"先升者中最好的是 {equal.label(up[0])}：{up[1].text()}；先降者中最好的是 "
+        f"{equal.label(down[0])}：{down[1].text()}。",
+    )
+    return joined([said, which, _beside(results)])
 
 
 def _beside(results: Results) -> Two | None:
     low, high = (
-        _passed(results, ratio_name(results.plan.ratios[i], "middle"), "density") for i in (0, -1)
+        passed(results, ratio_name(results.plan.ratios[i], "middle"), "density") for i in (0, -1)
     )
     base = results.loss("base")
     names = {
         "hourglass": two("hourglasses do better (Liao et al.)", "沙漏更好（Liao 等）"),
-        "middle": two("the middle does better (2508.17734)", "放在中间更好（2508.17734）"),
+        "middle": two(
+            "neurons in the middle do better (2508.17734, which leaves the outer layers out)",
+            "神经元放在中间更好（2508.17734，那里去掉了两端的前馈层）",
+        ),
         "swiglu": two("SwiGLU does better than ReLU (Shazeer)", "SwiGLU 优于 ReLU（Shazeer）"),
         "relu2": two("so does ReLU squared (So et al.)", "ReLU 的平方也更好（So 等）"),
     }
-    wider = two("wider is sparser (Li et al.)", "越宽越稀疏（Li 等）")
+    wider = two(
+        "wider is sparser (Li et al., with d_model kept; here it falls)",
+        "越宽越稀疏（Li 等，d_model 不变；这里 d_model 变小）",
+    )
     return beside(
         [
             (wider, sign(high, low), -1),
             *((words, sign(results.loss(name), base), -1) for name, words in names.items()),
         ]
     )
-
-
-def _passed(results: Results, name: str, what: str) -> Figure | None:
-    return results.figure("passes", lambda r: r["models"].get(name, {}).get(what))
-
-
-def _timed(results: Results, name: str, what: str) -> Figure | None:
-    return results.figure("timing", lambda r: r["models"].get(name, {}).get(what))
-
-
-def _size(size: str) -> Two:
-    return dict(
-        zip(
-            SIZES,
-            (two("small", "小"), two("middle", "中"), two("large", "大")),
-            strict=True,
-        )
-    )[size]
-
-
-def _equal_table(results: Results) -> dict[str, Any]:
-    time, engine = equal.training(results).losses, equal.decoding(results, "engine_ms").losses
-    plain, rows = equal.decoding(results, "plain_ms").losses, []
-    for ratio in results.plan.ratios:
-        name, label = ratio_name(ratio, "middle"), equal.label(ratio)
-        first, loss = results.any(name), results.loss(name)
-        if first is None:
-            continue
-        shape = [first["d_model"], first["d_ff"], first["parameters"]]
-        others = [cell(each.get(label)) for each in (time, engine, plain)]
-        rows.append([label, *shape, cell(loss), *others])
-    columns = [
-        RATIO,
-        *SHAPE,
-        two("loss at equal parameters", "参数量相等时的损失"),
-        two("at equal training time", "训练时间相等时"),
-        two("at equal ms a token, engine", "每词元毫秒相等时（引擎）"),
-        two("at equal ms a token, plain torch", "每词元毫秒相等时（普通 torch）"),
-    ]
-    return table(two("How wide", "升到多宽"), columns, rows)
-
-
-def _all_table(results: Results) -> dict[str, Any]:
-    rows = []
-    for ratio in results.plan.ratios:
-        for size in SIZES:
-            name = ratio_name(ratio, size)
-            first = results.any(name)
-            if first is not None:
-                times = [
-                    _timed(results, name, each) for each in ("engine_ms", "plain_ms", "step_s")
-                ]
-                shape = [first["d_model"], first["d_ff"], first["parameters"]]
-                rows.append(
-                    [equal.label(ratio), *shape, cell(results.loss(name)), *map(cell, times)]
-                )
-    columns = [
-        RATIO,
-        *SHAPE,
-        two("loss", "损失"),
-        two("ms a token, engine", "每词元毫秒（引擎）"),
-        two("ms a token, plain torch", "每词元毫秒（普通 torch）"),
-        two("s a training step", "每训练步秒数"),
-    ]
-    return table(two("All sizes", "所有规模"), columns, rows)
-
-
-def _pass_table(results: Results) -> dict[str, Any]:
-    first, rows = results.any("passes"), []
-    for name in first["models"] if first else ():
-        whats = ("density", "distinct", "rank_x", "rank_h", "rank_y")
-        figures = [_passed(results, name, what) for what in whats]
-        found = first["models"][name] if first else {}
-        rows.append([name, found["d_model"], found["d_ff"], *map(cell, figures)])
-    columns = [
-        two("model", "模型"),
-        *SHAPE[:2],
-        two("density", "密度"),
-        two("tokens with a set of their own", "拥有独特集合的词元"),
-        two("effective rank of inputs", "输入的有效秩"),
-        two("between", "中间的有效秩"),
-        two("of outputs", "输出的有效秩"),
-    ]
-    return table(two("What passes", "通过了什么"), columns, rows)
-
-
-def _charts(results: Results) -> list[dict[str, Any]]:
-    ratios = results.plan.ratios
-    by_size = [
-        line(_size(size), [(r, results.loss(ratio_name(r, size))) for r in ratios])
-        for size in SIZES
-    ]
-    charts = [chart(two("Loss by width", "损失与宽度"), RATIO, LOSS_AXIS, by_size, log="x")]
-    for what, words in (
-        ("engine_ms", two("with the engine", "有引擎")),
-        ("plain_ms", two("in plain torch", "普通 torch")),
-    ):
-        series = []
-        for ratio in ratios:
-            points = []
-            for size in SIZES:
-                time = _timed(results, ratio_name(ratio, size), what)
-                if time is not None:
-                    points.append((time.mean, results.loss(ratio_name(ratio, size))))
-            series.append(line(two(equal.label(ratio), equal.label(ratio)), sorted(points, key=_x)))
-        title = two(f"Loss by time of a token, {words['en']}", f"损失与每词元时间（{words['zh']}）")
-        axis = two("ms a token", "每词元毫秒")
-        charts.append(chart(title, axis, LOSS_AXIS, series, log="x"))
-    widths = [_width(results, ratio_name(r, "middle")) for r in ratios]
-    points = [
-        (width, _passed(results, ratio_name(r, "middle"), "density"))
-        for r, width in zip(ratios, widths, strict=True)
-        if width is not None
-    ]
-    density = [line(two("ReLU", "ReLU"), points)]
-    title = two("Share of active neurons by width", "激活神经元比例与宽度")
-    charts.append(chart(title, two("d_ff", "d_ff"), two("density", "密度"), density, log="xy"))
-    return charts
-
-
-def _x(point: tuple[float, Figure | None]) -> float:
-    return point[0]
-
-
-def _width(results: Results, name: str) -> float | None:
-    first = results.any(name)
-    return None if first is None else float(first["d_ff"])
