@@ -104,7 +104,11 @@ def run(folder: Path, *command: str) -> str:
 def test_it_holds_the_library_and_no_tools(wheel: Path) -> None:
     names = zipfile.ZipFile(wheel).namelist()
     assert {name.partition("/")[0].partition("-")[0] for name in names} == {"reluctant"}
-    data = "lab/page/words.toml", "lab/page/vendor/d3.min.js", "lab/study/report/words/width.toml"
+    data = (
+        "lab/page/words/walk.toml",
+        "lab/page/vendor/d3.min.js",
+        "lab/study/report/words/width.toml",
+    )
     for wanted in ("py.typed", "costs/avx2.json", "cli/__init__.py", "whole/sentences.txt", *data):
         assert f"reluctant/{wanted}" in names
     assert not [name for name in names if re.search(r"test|scan|tiny", name)]

@@ -17,6 +17,7 @@ def pages(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("pages")
     write_inspection(record(), folder / "record.html")
     write_inspection(record(soft=True), folder / "soft.html")
+    write_inspection(record(normed=True), folder / "normed.html")
     nothing = {"layers": [], "sentences": [], "walk": None}
     write_inspection(record() | nothing, folder / "empty.html")
     write_study(study(), folder / "study.html")

@@ -15,6 +15,9 @@ HOSTILE = [
     "\U0001f469\u200d\U0001f52c emoji \ud800 half",
     "$words ${x} `tick` \\u003c \\",
     "Wort" * 500,
+    " ",
+    "",
+    "\u200b",
 ]
 WORDS = [
     "the",
@@ -142,9 +145,12 @@ def record(
     d_ff: int = 256,
     neurons: int = 16,
     soft: bool = False,
+    normed: bool = False,
     sentences: int = 2,
 ) -> dict[str, Any]:
-    """A record in format 1; half of the layers are the encoder's. soft: no exact zeros."""
+    """A record in format 1; half of the layers are the encoder's. soft: no exact zeros. normed:
+    with a norm before each layer, so that x is not what y is added to.
+    """
     random = Random(5)
     names = [("encoder", at) for at in range(layers - layers // 2)]
     names += [("decoder", at) for at in range(layers // 2)]
@@ -178,8 +184,10 @@ def record(
             "bytes": 9000,
             "sequences": 90,
             "tokens": 1500,
+            "by_stack": {"encoder": 800, "decoder": 700},
             "seconds": 1.5,
             "whole": False,
+            "target": "translated",
         },
         "totals": {
             "parameters": 2 * total,
@@ -190,7 +198,7 @@ def record(
         },
         "layers": found,
         "sentences": [_sentence(random, found, at) for at in range(sentences)],
-        "walk": _walk(random, found[0], soft=soft),
+        "walk": _walk(random, found[0], soft=soft, normed=normed),
     }
 
 
@@ -237,9 +245,10 @@ def _used(random: Random, one: dict[str, Any]) -> dict[str, Any]:
     return {"active": random.randrange(1, one["d_ff"] // 8), "neurons": neurons}
 
 
-def _walk(random: Random, one: dict[str, Any], *, soft: bool) -> dict[str, Any]:
+def _walk(random: Random, one: dict[str, Any], *, soft: bool, normed: bool) -> dict[str, Any]:
     d_model, d_ff = one["d_model"], one["d_ff"]
     x, y = ([random.gauss(0, 1) for _ in range(d_model)] for _ in range(2))
+    residual = [1 + 3 * number for number in x] if normed else x
     norms = sorted((random.paretovariate(1.2) for _ in range(31)), reverse=True)
     own = [neuron["index"] for neuron in one["neurons"]]
     own += [index for index in random.sample(range(d_ff), 62) if index not in own]
@@ -256,8 +265,8 @@ def _walk(random: Random, one: dict[str, Any], *, soft: bool) -> dict[str, Any]:
         ],
         "active": d_ff if soft else 31,
         "y": y,
-        "residual": x,
-        "out": [one + other for one, other in zip(x, y, strict=True)],
+        "residual": residual,
+        "out": [one + other for one, other in zip(residual, y, strict=True)],
         "x_norm": 5.6,
         "y_norm": 5.7,
     }

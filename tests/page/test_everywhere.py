@@ -8,7 +8,7 @@ import pytest
 from tests.page.browser import Browser, axe
 
 pytestmark = pytest.mark.page
-NAMES = ("record", "soft", "empty", "study", "quick")
+NAMES = ("record", "soft", "normed", "empty", "study", "quick")
 
 
 @pytest.mark.parametrize("name", NAMES)

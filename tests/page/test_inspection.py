@@ -27,8 +27,8 @@ def address(browser: Browser) -> str:
 def test_the_walk_goes_up_and_down(shown: Browser) -> None:
     titles = []
     for step in range(1, 7):
-        assert f"Step {step} of 6" in shown.text(".step-text")
-        titles.append(shown.text(".step-text h2"))
+        assert f"Step {step} of 6" in shown.text(".step-head")
+        titles.append(shown.text(".step-head h2"))
         shown.click(".steps .main")
     assert titles == [
         "A token arrives",
@@ -41,13 +41,13 @@ def test_the_walk_goes_up_and_down(shown: Browser) -> None:
     assert shown.one(".steps .main").get_attribute("aria-disabled") == "true"
     shown.run("document.activeElement.blur()")
     shown.keys(LEFT, LEFT)
-    assert "Step 4 of 6" in shown.text(".step-text")
+    assert "Step 4 of 6" in shown.text(".step-head")
     assert "step=4" in address(shown)
     bars = [
         line.split("\n") for line in shown.text(".bars").replace("\n\n", "\n").split("\n") if line
     ]
     walk = RECORD["walk"]["neurons"]
-    assert bars[0] == [str(walk[0]["index"])]
+    assert bars[0] == [f"neuron {walk[0]['index']}"]
     assert len(shown.all("#walk table tbody tr")) == len(walk)
     assert shown.text(".tokens mark").strip() == "dog"
 
@@ -94,7 +94,7 @@ def test_choosing_a_neuron_shows_it(shown: Browser) -> None:
     bare = second["neighbours"][0]["index"]
     assert f"Neuron {bare} " in shown.text("#neurons .card")
     assert "--neurons" in shown.text("#neurons .card")
-    assert shown.run("return document.activeElement.id") == "neurons-title"
+    assert shown.run("return document.activeElement.id") == "neuron-title"
 
 
 def test_neurons_are_found_sorted_and_gone_to(shown: Browser) -> None:
@@ -117,13 +117,13 @@ def test_neurons_are_found_sorted_and_gone_to(shown: Browser) -> None:
 
 
 def test_choosing_a_token_and_a_sentence_shows_it(shown: Browser) -> None:
-    assert "dog in encoder.layers.0" in shown.text("#used-title")
+    assert "“dog” in encoder.layers.0" in shown.text("#used-title")
     shown.click('td[data-key="decoder.layers.1:2"]')
-    assert "lief in decoder.layers.1" in shown.text("#used-title")
+    assert "“lief” in decoder.layers.1" in shown.text("#used-title")
     shown.keys(LEFT)
     active = RECORD["sentences"][0]["layers"][3]["tokens"][1]["active"]
-    assert shown.text("#used-title") == f"Hund in decoder.layers.1: {active} neurons"
-    assert "Hund in decoder.layers.1" in shown.text("#said").replace("\u2068", "").replace(
+    assert shown.text("#used-title") == f"“Hund” in decoder.layers.1: {active} neurons"
+    assert "“Hund” in decoder.layers.1" in shown.text("#said").replace("\u2068", "").replace(
         "\u2069", ""
     )
     assert "Ein Hund rannte" in shown.text(".without")
@@ -131,7 +131,7 @@ def test_choosing_a_token_and_a_sentence_shows_it(shown: Browser) -> None:
     assert marked[:2] == ["lief", "über"]
     assert "changes nothing, exactly" in shown.text(".without li:nth-child(2)")
     shown.keys(END)
-    assert ". in decoder.layers.1" in shown.text("#used-title")
+    assert "“.” in decoder.layers.1" in shown.text("#used-title")
     shown.pick("#sentence-choice", "1")
     assert "window.hacked" in shown.text("#used-title")
     shown.click("#sentences .card a.neuron")

@@ -37,8 +37,14 @@ def script(entry: str) -> str:
 
 @cache
 def style() -> str:
-    """All rules of style."""
+    """All rules of style, but for the dark colours."""
     return "\n".join(_text("style", f"{name}.css") for name in _STYLES)
+
+
+@cache
+def dark() -> str:
+    """The dark colours: an element of their own, as the page turns them on and off."""
+    return _text("style", "dark.css")
 
 
 @cache

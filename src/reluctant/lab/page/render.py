@@ -26,7 +26,9 @@ def render(page: str, title: str, data: dict[str, Any]) -> str:
     from markupsafe import Markup  # noqa: PLC0415  (comes with jinja2)
 
     scripts = [*bundle.vendored(), bundle.script(page)]
-    if any("</script" in text.lower() for text in scripts) or "</style" in bundle.style():
+    if any("</script" in text.lower() for text in scripts) or "</style" in (
+        bundle.style() + bundle.dark()
+    ):
         raise ReluctantError("expected script and style that do not end their own element")
     policy = (
         f"default-src 'none'; script-src {' '.join(_hash(text) for text in scripts)}; "
@@ -36,6 +38,7 @@ def render(page: str, title: str, data: dict[str, Any]) -> str:
         title=plain(title),
         policy=policy,
         style=Markup(bundle.style()),
+        dark=Markup(bundle.dark()),
         libraries=[Markup(text) for text in scripts[:-1]],
         script=Markup(scripts[-1]),
         data=Markup(safe_json(data)),

@@ -14,9 +14,9 @@ def words() -> dict[str, dict[str, str]]:
     >>> words()["nav.neurons"]
     {'en': 'Neurons', 'zh': '神经元'}
     """
-    text = (files("reluctant.lab.page") / "words.toml").read_text(encoding="utf-8")
     return {
         f"{section}.{name}": {language: said[language].strip() for language in LANGUAGES}
-        for section, entries in tomllib.loads(text).items()
+        for path in sorted((files("reluctant.lab.page") / "words").iterdir(), key=str)
+        for section, entries in tomllib.loads(path.read_text(encoding="utf-8")).items()
         for name, said in entries.items()
     }

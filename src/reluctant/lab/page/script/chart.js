@@ -31,8 +31,8 @@ function redraw(place) {
   place.replaceChildren(svg);
 }
 
-// `draw(width)` gives an SVG element; `columns` and `rows` are the table beside it.
-export function chart({ title, name, text, note, legend = [], draw, columns, rows }) {
+// `draw(width)` gives an SVG element; `columns`, `rows` and `most` are the table beside it.
+export function chart({ title, name, text, note, legend = [], draw, columns, rows, most }) {
   const place = el("div", { class: "plot" });
   drawn.set(place, { draw, text, width: 0 });
   resized.observe(place);
@@ -44,7 +44,7 @@ export function chart({ title, name, text, note, legend = [], draw, columns, row
     keys.length > 1 ? el("ul", { class: "legend" }, keys) : null,
     place,
     note ? el("p", { class: "note" }, note) : null,
-    el("details", {}, el("summary", {}, t("common.numbers")), table({ title, name, columns, rows })),
+    el("details", {}, el("summary", {}, t("common.numbers")), table({ title, name, columns, rows, most })),
   );
 }
 
@@ -63,13 +63,21 @@ function shape(name) {
   return d3[`symbol${name[0].toUpperCase()}${name.slice(1)}`];
 }
 
-// Marks of a logarithmic axis: powers of ten, or 1, 2 and 5 of them where there are few.
-export function logTicks(values) {
+// A logarithmic axis with room for its marks.
+export function logAxis(values) {
+  if (!values.length) return { type: "log" };
+  const ticks = logTicks(values);
+  return { type: "log", ticks, domain: d3.extent([...values, ...ticks]) };
+}
+
+// Powers of ten, or 1, 2 and 5 of them where there are few, or the ends and the middle.
+function logTicks(values) {
   const [low, high] = [Math.min(...values), Math.max(...values)];
   const powers = d3.range(Math.floor(Math.log10(low)), Math.ceil(Math.log10(high)) + 1).map((power) => 10 ** power);
   const steps = powers.length > 3 ? [1] : [1, 2, 5];
   const marks = powers.flatMap((power) => steps.map((step) => step * power)).filter((mark) => low <= mark && mark <= high);
-  return marks.filter((_, index) => index % Math.ceil(marks.length / 6) === 0);
+  if (marks.length > 1) return marks.filter((_, index) => index % Math.ceil(marks.length / 6) === 0);
+  return [...new Set([low, Math.sqrt(low * high), high].map((mark) => Number(mark.toPrecision(2))))];
 }
 
 // What all charts share with each other; marks and scales are the chart's own.

@@ -1,4 +1,5 @@
 // Elements. Text comes in as text nodes only: nothing here reads a string as HTML.
+import { visible } from "./visible.js";
 
 export function el(name, properties = {}, ...children) {
   const node = document.createElement(name);
@@ -24,21 +25,24 @@ export function fill(node, ...children) {
   node.replaceChildren(...children.flat(Infinity).filter((child) => child !== null));
 }
 
+// Draw anew what is in `node`; parts that were opened are open again.
+export function redraw(node, draw) {
+  const all = () => [...node.querySelectorAll("details")];
+  const open = all().map((one) => one.open);
+  draw();
+  const now = all();
+  if (now.length === open.length) now.forEach((one, index) => (one.open = open[index]));
+}
+
 // What changed, for screen readers.
 export function announce(text) {
   byId("said").textContent = text;
 }
 
-// Text of a model or a user as it can be seen: control characters as their pictures, and no more
-// than `most` characters of it.
-export function shown(text, most = 300) {
-  const all = Array.from(String(text).toWellFormed());
-  const cut = all.length > most ? [...all.slice(0, most), "…"] : all;
-  return cut
-    .join("")
-    .replace(/\n/g, "↵")
-    .replace(/[\0-\x1f]/g, (one) => String.fromCharCode(0x2400 + one.charCodeAt(0)))
-    .replace(/[\x7f-\x9f]/g, "␡");
+// Text of a model or a user that stands alone: also spaces, and nothing at all, can be seen.
+export function shown(text, most) {
+  const seen = visible(text, most);
+  return /\S/.test(seen) ? seen : seen.replace(/\s/g, "␣") || "∅";
 }
 
 // The same, isolated from the text around it: it may run from right to left.
@@ -60,8 +64,9 @@ export function calm() {
   return matchMedia("(prefers-reduced-motion: reduce)").matches;
 }
 
-export function show(id) {
+// Go to an element, and to its title with the keyboard.
+export function show(id, behavior = calm() ? "instant" : "smooth") {
   const target = byId(id);
-  target.scrollIntoView({ behavior: calm() ? "auto" : "smooth", block: "start" });
+  target.scrollIntoView({ behavior, block: "start" });
   (byId(`${id}-title`) ?? target).focus({ preventScroll: true });
 }

@@ -52,10 +52,16 @@ export function dot(context, [x, y], radius) {
   context.fill();
 }
 
-// Signed numbers: warm above zero, cool below, the stronger the larger.
-export function signed(context, where, values, strength) {
+// One scale for several lists of numbers: the largest size, but for the one in a hundred beside
+// which all the others would look pale.
+export function scale(...lists) {
+  const sizes = lists.flat().map(Math.abs).sort((one, other) => one - other);
+  return Math.max(sizes[Math.floor(0.99 * (sizes.length - 1))] ?? 0, Number.MIN_VALUE);
+}
+
+// Signed numbers: warm above zero, cool below, the stronger the larger, up to `most`.
+export function signed(context, where, values, strength, most) {
   const [warm, cool, silent] = colours("warm", "cool", "silent");
-  const most = Math.max(...values.map(Math.abs), Number.MIN_VALUE);
   values.forEach((value, index) => {
     const size = Math.min(1, Math.abs(value) / most);
     context.globalAlpha = strength;

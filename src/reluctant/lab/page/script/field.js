@@ -6,6 +6,7 @@ import { detailsOf } from "./record.js";
 import { t } from "./words.js";
 
 const HEIGHT = 200;
+const REACH = 12; // pixels around a finger
 const SELDOM = 1e-4; // a use from which on a dot is more than silent
 let place = null;
 let field = null;
@@ -15,10 +16,19 @@ let chosenNow = null;
 export function fieldCanvas(choose) {
   const click = (event) => {
     const box = event.target.getBoundingClientRect();
-    const index = place?.nearest(event.clientX - box.left, event.clientY - box.top);
+    const point = [event.clientX - box.left, event.clientY - box.top];
+    // Dots are smaller than a finger: what is likely meant is a neuron that has details.
+    const index = (event.pointerType === "mouse" ? null : closest(point)) ?? place?.nearest(...point);
     if (index !== null && index !== undefined) choose(index);
   };
   return el("canvas", { role: "img", class: "field-canvas", click });
+}
+
+// The neuron with details that is closest to a point, within reach of it.
+function closest([x, y]) {
+  const away = ({ index }) => Math.hypot(place.at(index)[0] - x, place.at(index)[1] - y);
+  const near = layerNow().neurons.filter((one) => away(one) <= REACH);
+  return d3.least(near, away)?.index;
 }
 
 // `layer()` and `chosen()` say what to draw each time.

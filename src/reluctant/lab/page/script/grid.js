@@ -43,8 +43,24 @@ export function grid(title, heads, rows, choose) {
       cell.setAttribute("aria-selected", String(cell === one));
       cell.tabIndex = cell === (one ?? all[0]) ? 0 : -1;
     }
+    if (one) reveal(one);
   };
   return node;
+}
+
+// Scroll the grid, and nothing else, so that the cell is in view beside the heads of row and column.
+function reveal(cell) {
+  const room = cell.closest(".scroll");
+  const [view, box] = [room, cell].map((node) => node.getBoundingClientRect());
+  const row = cell.parentNode.firstElementChild.offsetWidth;
+  const column = room.querySelector("thead").offsetHeight;
+  room.scrollLeft += outside(box.left, box.right, view.left + row, view.left + room.clientWidth);
+  room.scrollTop += outside(box.top, box.bottom, view.top + column, view.top + room.clientHeight);
+}
+
+// How far from..to lies outside of low..high: below zero before it, above zero behind it.
+function outside(from, to, low, high) {
+  return from < low ? from - low : Math.max(0, to - high);
 }
 
 function gridCell({ value, key, label }, most, choose) {

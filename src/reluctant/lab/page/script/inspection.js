@@ -19,4 +19,5 @@ frame(
     paintWalk();
     paintNeurons();
   },
+  { step: "", neuron: "neuron", sentence: "sentences", cell: "sentences" },
 );

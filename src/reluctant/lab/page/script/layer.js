@@ -1,6 +1,6 @@
 // One layer, closer: how its density is distributed, by position, by neuron, by token.
-import { chart, logTicks, plot } from "./chart.js";
-import { announce, el, fill, quote } from "./dom.js";
+import { chart, logAxis, plot } from "./chart.js";
+import { announce, el, fill, quote, redraw } from "./dom.js";
 import { number, share } from "./numbers.js";
 import { layerChosen, record } from "./record.js";
 import { choose, listen } from "./state.js";
@@ -8,6 +8,7 @@ import { table } from "./table.js";
 import { t } from "./words.js";
 
 const MOST_TOKENS = 60;
+const MOST_ROWS = 200;
 let place = null;
 let charts = null;
 
@@ -30,11 +31,11 @@ function update() {
   const layer = layerChosen();
   const choice = place.querySelector("select");
   choice.value = layer.name;
-  fill(charts, histogram(layer), positions(layer), uses(layer), tokens(layer));
+  redraw(charts, () => fill(charts, histogram(layer), positions(layer), uses(layer), tokens(layer)));
 }
 
 function titled(key, layer) {
-  return `${t(key)}: ${layer.name}`;
+  return t("common.named", { name: t(key), text: layer.name });
 }
 
 function histogram(layer) {
@@ -50,11 +51,11 @@ function histogram(layer) {
     title,
     name: "histogram",
     note: t("layers.histogram_note"),
-    text: `${title}. ${t("measure.density")}: ${share(layer.density.mean)}`,
+    text: `${title}. ${t("common.named", { name: t("measure.density"), text: share(layer.density.mean) })}`,
     draw: (width) =>
       plot(width, {
         x: { label: t("layers.histogram_x"), tickFormat: (edge) => share(bins.edges[edge]), ticks: marks(width), labelArrow: "none" },
-        y: { label: t("layers.histogram_y"), grid: true, ticks: 5, tickFormat: number, labelArrow: "none" },
+        y: { label: t("layers.histogram_y"), grid: true, ticks: Math.min(5, Math.max(...bins.counts)), tickFormat: number, labelArrow: "none" },
         marks: [Plot.rectY(some, { x1: "index", x2: (row) => row.index + 1, y: "count", fill: "var(--c1)", inset: 0.5 }), Plot.ruleY([0], { strokeOpacity: 0.3 })],
       }),
     columns: [
@@ -66,7 +67,8 @@ function histogram(layer) {
   });
 }
 
-function curve({ title, name, note, rows, x, xLabel, yLabel, log, text }) {
+// `drawn`: those of the rows that the curve goes through.
+function curve({ title, name, note, rows, drawn = rows, columns = [], x, xLabel, yLabel, log, text }) {
   return chart({
     title,
     name,
@@ -75,14 +77,16 @@ function curve({ title, name, note, rows, x, xLabel, yLabel, log, text }) {
     draw: (width) =>
       plot(width, {
         x: { label: xLabel, ticks: 5, tickFormat: number, labelArrow: "none" },
-        y: { label: yLabel, grid: true, ticks: log ? logTicks(rows.map((row) => row.value)) : 5, tickFormat: share, labelArrow: "none", type: log ? "log" : "linear", zero: !log },
-        marks: [Plot.lineY(rows, { x, y: "value", stroke: "var(--c1)", strokeWidth: 2, curve: "linear" })],
+        y: { label: yLabel, grid: true, tickFormat: share, labelArrow: "none", ...(log ? logAxis(drawn.map((row) => row.value)) : { ticks: 5, zero: true }) },
+        marks: [Plot.lineY(drawn, { x, y: "value", stroke: "var(--c1)", strokeWidth: 2, curve: "linear" })],
       }),
     columns: [
       { title: xLabel, kind: "number", value: (row) => row[x] },
+      ...columns,
       { title: yLabel, kind: "share", value: (row) => row.value },
     ],
     rows,
+    most: MOST_ROWS,
   });
 }
 
@@ -97,15 +101,18 @@ function positions(layer) {
 // Thousands of neurons as two hundred points of the curve.
 function uses(layer) {
   if (!layer.use.length) return null;
-  const sorted = layer.use.toSorted((one, other) => other - one);
-  const every = Math.max(1, Math.floor(sorted.length / 200));
-  const rows = sorted
-    .map((value, index) => ({ rank: index + 1, value }))
-    .filter((row, index) => row.value > 0 && (index % every === 0 || index === sorted.length - 1));
+  const rows = layer.use
+    .map((value, neuron) => ({ neuron, value }))
+    .sort((one, other) => other.value - one.value)
+    .map((row, index) => ({ ...row, rank: index + 1 }));
+  const fired = rows.filter((row) => row.value > 0);
+  const every = Math.max(1, Math.floor(fired.length / 200));
+  const drawn = fired.filter((_, index) => index % every === 0 || index === fired.length - 1);
   const title = titled("layers.use_title", layer);
-  const note = t("layers.use_note", { never: number(sorted.filter((value) => value === 0).length), all: number(sorted.length) });
-  const log = rows.length > 0 && rows.at(-1).value < 0.1 * rows[0].value;
-  return curve({ title, name: "use", note, rows, x: "rank", xLabel: t("layers.use_x"), yLabel: t("layers.use_y"), log, text: `${title}. ${note}` });
+  const note = t("layers.use_note", { never: number(rows.filter((row) => row.value === 0).length), all: number(rows.length) });
+  const log = drawn.length > 0 && drawn.at(-1).value < 0.1 * drawn[0].value;
+  const columns = [{ title: t("common.neuron"), kind: "number", value: (row) => row.neuron }];
+  return curve({ title, name: "use", note, rows, drawn, columns, x: "rank", xLabel: t("layers.use_x"), yLabel: t("layers.use_y"), log, text: `${title}. ${note}` });
 }
 
 function tokens(layer) {
@@ -117,11 +124,11 @@ function tokens(layer) {
     { title: t("measure.density"), kind: "share", value: (row) => row.density },
   ];
   const title = titled("layers.tokens_title", layer);
+  const note = rows.length > MOST_TOKENS ? t("layers.tokens_note", { n: number(MOST_TOKENS), all: number(rows.length) }) : null;
   return el(
     "div",
     { class: "chart tall" },
-    table({ title, name: "tokens", columns, rows, most: MOST_TOKENS }),
-    el("p", { class: "note" }, t("layers.tokens_note", { n: number(Math.min(MOST_TOKENS, rows.length)), all: number(rows.length) })),
+    table({ title, name: "tokens", columns, rows, most: MOST_TOKENS, note }),
   );
 }
 

@@ -1,11 +1,12 @@
 // A list of which one is chosen, by pointer or arrow keys (ARIA's listbox).
 import { el } from "./dom.js";
 
-// Options: [{value, content}]. The element's `mark(value)` shows another choice.
-export function listbox(label, options, chosen, choose) {
+// Options: [{value, content, label}]. The element's `mark(value)` shows another choice.
+// `choose` is told of keys, `point` of clicks.
+export function listbox(label, options, chosen, choose, point) {
   const id = (value) => `option-${value}`;
-  const items = options.map(({ value, content }) =>
-    el("div", { role: "option", id: id(value), class: "option", click: () => choose(value) }, content),
+  const items = options.map(({ value, content, label }) =>
+    el("div", { role: "option", id: id(value), class: "option", "aria-label": label, click: () => point(value) }, content),
   );
   const at = () => options.findIndex(({ value }) => value === list.chosen);
   const key = (event) => {
@@ -16,6 +17,7 @@ export function listbox(label, options, chosen, choose) {
     choose(options[Math.max(0, Math.min(last, to))].value);
   };
   const list = el("div", { role: "listbox", tabindex: "0", class: "listbox", "aria-label": label, keydown: key }, items);
+  list.hidden = !options.length;
   list.mark = (value) => {
     list.chosen = value;
     for (const [index, item] of items.entries()) {

@@ -2,7 +2,8 @@
 import { byId, el, fill, option, quote } from "./dom.js";
 import { number, share, short } from "./numbers.js";
 import { record } from "./record.js";
-import { say, t } from "./words.js";
+import { checkWords, english, reasonWords, whatWords } from "./record_words.js";
+import { gap, say, t } from "./words.js";
 
 function kind(name) {
   if (name === "encoder-decoder") return t("head.encoder_decoder");
@@ -21,7 +22,14 @@ export function drawFacts() {
     share: part(totals.feed_forward_parameters, totals.parameters),
     flops: part(totals.feed_forward_flops_per_token, totals.flops_per_token),
   });
-  fill(byId("facts"), facts, " ", say("head.read", { tokens: number(text.tokens), text: quote(text.name ?? "–", 80) }));
+  fill(byId("facts"), facts, gap(), whatWasRead(text));
+}
+
+function whatWasRead({ name, tokens, by_stack: stacks, target }) {
+  const text = quote(name ?? "–", 80);
+  if (typeof stacks?.encoder !== "number" || typeof stacks.decoder !== "number") return say("head.read", { tokens: number(tokens), text });
+  const values = { encoder: number(stacks.encoder), decoder: number(stacks.decoder), text };
+  return target === "given" ? say("head.read_given", values) : say("head.read_translated", values);
 }
 
 // Every reason for what is not known, with what it is and the layers that it is said of.
@@ -42,7 +50,7 @@ function reasons() {
 function notes() {
   const soft = record.layers.filter((layer) => !layer.exact_zeros).map((layer) => layer.name);
   const why = reasons().map((one) =>
-    say("made.why", { what: el("code", {}, one.what), layers: one.layers.join(", "), why: quote(one.why) }),
+    say("made.why", { what: whatWords(one.what), layers: one.layers.join(", "), why: reasonWords(one.why) }),
   );
   return [
     record.text.whole === false ? t("made.partial") : null,
@@ -57,10 +65,13 @@ function notes() {
 
 // Layers that were left out, and what had to hold for the figures to mean something.
 function lists() {
-  const left = (record.left ?? []).map((one) => el("li", {}, el("code", {}, one.name), ": ", quote(one.reason)));
-  const checks = (record.checks ?? []).map((one) =>
-    el("li", {}, el("strong", {}, one.holds ? t("made.holds") : t("made.fails")), ": ", quote(one.says)),
+  const left = (record.left ?? []).map((one) =>
+    el("li", {}, say("common.named", { name: el("code", {}, one.name), text: english(one.reason) })),
   );
+  const checks = (record.checks ?? []).map((one) => {
+    const name = el("strong", {}, one.holds ? t("made.holds") : t("made.fails"));
+    return el("li", {}, say("common.named", { name, text: checkWords(one.says) }));
+  });
   return [
     left.length ? [el("h3", {}, t("made.left")), el("ul", {}, left)] : [],
     checks.length ? [el("h3", {}, t("made.checks")), el("ul", {}, checks)] : [],
@@ -87,7 +98,7 @@ export function drawMade() {
       [t("made.command"), el("code", {}, quote(record.command ?? "–", 500))],
       [t("made.version"), `reluctant ${record.reluctant ?? "–"}`],
       [t("made.machine"), quote(record.machine ?? "–")],
-      [t("made.model"), [quote(model.name), " (", quote(model.class ?? "–"), ")"]],
+      [t("made.model"), say("made.model_facts", { name: quote(model.name), class: quote(model.class ?? "–") })],
       [t("made.text"), say("made.text_facts", facts)],
     ]),
     list.length ? [el("h3", {}, t("made.notes")), el("ul", {}, list.map((note) => el("li", {}, note)))] : [],

@@ -1,6 +1,6 @@
 // The measures of a layer: one column each of the table of all layers.
 import { el } from "./dom.js";
-import { activationName, record } from "./record.js";
+import { activationName, layerShort, record } from "./record.js";
 import { t } from "./words.js";
 
 const MEASURES = [
@@ -28,6 +28,8 @@ const MEASURES = [
   ["measure.flops_share", "share", (layer) => layer.flops_share],
   ["measure.bytes_read", "share", (layer) => layer.saves?.computed?.bytes_share],
   ["measure.flops_done", "share", (layer) => layer.saves?.computed?.flops_share],
+  ["measure.torch_token", "number", (layer) => ofToken(layer, "torch_ms")],
+  ["measure.engine_token", "number", (layer) => ofToken(layer, "engine_ms")],
   ["measure.torch_ms", "number", (layer) => layer.saves?.measured?.torch_ms],
   ["measure.engine_ms", "number", (layer) => layer.saves?.measured?.engine_ms],
   ["measure.timed_tokens", "number", (layer) => layer.saves?.measured?.tokens],
@@ -44,11 +46,18 @@ const EXPLANATIONS = [
   [["measure.update", "measure.cosine"], "explain.update"],
   [["measure.parameters", "measure.parameters_share", "measure.flops", "measure.flops_share"], "explain.parameters"],
   [["measure.bytes_read", "measure.flops_done"], "explain.needed"],
+  [["measure.torch_token", "measure.engine_token"], "explain.of_token"],
   [["measure.torch_ms", "measure.engine_ms", "measure.timed_tokens"], "explain.measured"],
 ];
 
+function ofToken(layer, name) {
+  const { [name]: time, tokens } = layer.saves?.measured ?? {};
+  return typeof time === "number" && tokens ? time / tokens : null;
+}
+
 export function nameColumn() {
-  return { title: t("common.layer"), kind: "text", value: (layer) => layer.name };
+  const show = (layer) => [el("span", { class: "long" }, layer.name), el("span", { class: "short" }, layerShort(layer))];
+  return { title: t("common.layer"), kind: "text", value: (layer) => layer.name, show };
 }
 
 // The column of one measure; several for a chart's own table.

@@ -1,13 +1,14 @@
 // One neuron: when it fires, in which contexts, and what it then adds.
-import { el, option, quote, shown } from "./dom.js";
+import { csvButton } from "./csv.js";
+import { el, option, shown, token } from "./dom.js";
 import { number, share } from "./numbers.js";
 import { detailsOf, neuronLink } from "./record.js";
-import { csvButton } from "./csv.js";
+import { visible } from "./visible.js";
 import { say, t } from "./words.js";
 
 export function neuronCard(layer, index) {
   const neuron = detailsOf(layer, index);
-  const head = el("h3", {}, t("neurons.heading", { index }), " ", el("small", {}, t("neurons.of_layer", { layer: layer.name })));
+  const head = el("h3", { id: "neuron-title", tabindex: "-1" }, t("neurons.heading", { index }), " ", el("small", {}, t("neurons.of_layer", { layer: layer.name })));
   const use = t("neurons.use_of", { share: share(neuron?.use ?? layer.use[index]) });
   if (!neuron) {
     return [head, facts([[t("neurons.use"), use]]), el("p", { class: "note" }, say("neurons.bare", { n: number(layer.neurons.length), option: option("--neurons") }))];
@@ -17,7 +18,7 @@ export function neuronCard(layer, index) {
     facts([
       [t("neurons.use"), use],
       [t("neurons.mean"), number(neuron.mean)],
-      [t("neurons.norm_share"), share(neuron.norm_share)],
+      [t("neurons.norm_share"), [share(neuron.norm_share), el("small", {}, t("neurons.norm_share_note"))]],
       [t("neurons.value_norm"), number(neuron.value_norm)],
       [t("neurons.key_norm"), number(neuron.key_norm)],
       [t("neurons.bias"), number(neuron.bias)],
@@ -43,9 +44,9 @@ function contexts(layer, neuron) {
       el(
         "bdi",
         { dir: "auto", class: "context", translate: "no" },
-        shown(one.before, 200),
+        visible(one.before.trimStart(), 200),
         el("mark", { style: `--strength:${Math.round((100 * Math.abs(one.value)) / most)}%` }, shown(one.token, 80)),
-        shown(one.after, 200),
+        visible(one.after, 200),
       ),
     ),
   );
@@ -64,7 +65,7 @@ function words(neuron) {
   if (!neuron.promotes && !neuron.suppresses) return el("p", { class: "note" }, t("neurons.no_words"));
   const list = (title, all, kind) => [
     el("h4", {}, title),
-    el("ul", { class: `chips ${kind}` }, (all ?? []).map((one) => el("li", {}, quote(one.token, 40), el("span", { class: "number" }, number(one.score))))),
+    el("ul", { class: `chips ${kind}` }, (all ?? []).map((one) => el("li", {}, token(one.token), el("span", { class: "number" }, number(one.score))))),
   ];
   return el(
     "div",

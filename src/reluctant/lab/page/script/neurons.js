@@ -1,5 +1,5 @@
 // The neuron browser: all neurons of a layer as a field, those with details as a list, one closer.
-import { announce, byId, el, fill } from "./dom.js";
+import { announce, byId, el, fill, redraw, show } from "./dom.js";
 import { drawField, fieldCanvas, paintField } from "./field.js";
 import { layerSelect } from "./layer.js";
 import { listbox } from "./listbox.js";
@@ -31,19 +31,20 @@ export function drawNeurons() {
   const body = byId("neurons-body");
   if (!record.layers.length) return fill(body, el("p", {}, t("layers.empty")));
   parts = {
-    canvas: fieldCanvas((index) => choose({ neuron: index })),
+    canvas: fieldCanvas(pointed),
     found: el("p", { class: "note" }),
     list: el("div", {}),
-    card: el("article", { class: "card", "aria-live": "polite" }),
+    card: el("article", { class: "card", id: "neuron" }),
     table: el("div", {}),
     layer: layerSelect("neuron-layer"),
     number: el("input", { type: "number", id: "neuron-number", min: 0, inputmode: "numeric", change: goTo }),
+    range: el("span", {}),
   };
   fill(
     body,
-    el("div", { class: "controls" }, parts.layer, orderSelect(), filterInput(), labelled("neuron-number", t("neurons.go"), parts.number)),
+    el("div", { class: "controls" }, parts.layer, orderSelect(), filterInput(), labelled("neuron-number", parts.range, parts.number)),
     el("div", { class: "neuron-field" }, parts.canvas, el("p", { class: "note" }, t("neurons.field_note"))),
-    el("div", { class: "browser" }, el("div", { class: "side" }, parts.found, parts.list), parts.card),
+    el("div", { class: "browser" }, el("div", { class: "side" }, parts.found, listHead(), parts.list), parts.card),
     parts.table,
   );
   drawField(parts.canvas, layerChosen, neuronChosen);
@@ -78,8 +79,21 @@ function filterInput() {
 }
 
 function goTo(event) {
+  if (!event.target.value) return;
   const index = event.target.valueAsNumber;
-  if (index >= 0 && index < layerChosen().d_ff) choose({ neuron: Math.floor(index) });
+  if (index >= 0 && index < layerChosen().d_ff) return choose({ neuron: Math.floor(index) });
+  parts.number.value = neuronChosen();
+  announce(range());
+}
+
+function range() {
+  return t("neurons.go", { last: number(layerChosen().d_ff - 1) });
+}
+
+// Chosen by pointer: on a phone the card stands above the field and the list.
+function pointed(index) {
+  choose({ neuron: index });
+  if (matchMedia("(max-width: 50rem)").matches) show("neuron");
 }
 
 function matches(neuron) {
@@ -94,6 +108,7 @@ function layerChanged() {
   const layer = layerChosen();
   parts.layer.querySelector("select").value = layer.name;
   parts.number.max = layer.d_ff - 1;
+  parts.range.textContent = range();
   const columns = [
     { title: t("common.neuron"), kind: "number", value: (one) => one.index },
     { title: t("neurons.use"), kind: "share", value: (one) => one.use },
@@ -105,10 +120,9 @@ function layerChanged() {
     { title: t("neurons.promotes"), kind: "text", value: (one) => (one.promotes ?? []).map((word) => word.token).join(" "), show: (one) => promoted(layer, one.index) },
   ];
   const title = t("neurons.table", { layer: layer.name });
-  fill(
-    parts.table,
-    el("details", { class: "wide" }, el("summary", {}, title), table({ title, name: `neurons-${layer.name}`, columns, rows: layer.neurons.toSorted(ORDERS.index) })),
-  );
+  const rows = layer.neurons.toSorted(ORDERS.index);
+  const details = el("details", { class: "wide" }, el("summary", {}, title), table({ title, name: `neurons-${layer.name}`, columns, rows }));
+  redraw(parts.table, () => fill(parts.table, details));
   listChanged();
   neuronChanged();
 }
@@ -120,9 +134,18 @@ function listChanged() {
   const text = t("neurons.found", { n: number(some.length), all: number(layer.neurons.length) });
   parts.found.textContent = text;
   const most = Math.max(...layer.neurons.map((one) => one.norm_share ?? 0), Number.MIN_VALUE);
-  const options = some.map((one) => ({ value: one.index, content: entry(layer, one, most) }));
-  fill(parts.list, listbox(t("neurons.list", { layer: layer.name }), options, neuronChosen(), (index) => choose({ neuron: index })));
+  const label = (one) => t("neurons.option", { index: one.index, share: share(one.use) });
+  const options = some.map((one) => ({ value: one.index, label: label(one), content: entry(layer, one, most) }));
+  const list = listbox(t("neurons.list", { layer: layer.name }), options, neuronChosen(), (index) => choose({ neuron: index }), pointed);
+  fill(parts.list, list);
+  list.mark(neuronChosen());
   return text;
+}
+
+// What stands where in an entry; each option has it in words of its own.
+function listHead() {
+  const names = ["neurons.column_index", "neurons.column_use", "neurons.column_share", "neurons.column_words"];
+  return el("p", { class: "note list-head", "aria-hidden": "true" }, names.map((name) => el("span", {}, t(name))));
 }
 
 function entry(layer, one, most) {

@@ -2,6 +2,8 @@
 import { current } from "./words.js";
 
 const formatters = new Map();
+const SMALL = 1e-5; // below it a share has no digits that say anything
+const RAISED = { "-": "⁻", 0: "⁰", 1: "¹", 2: "²", 3: "³", 4: "⁴", 5: "⁵", 6: "⁶", 7: "⁷", 8: "⁸", 9: "⁹" };
 
 function format(value, name, options) {
   if (typeof value !== "number") return "–";
@@ -11,7 +13,9 @@ function format(value, name, options) {
 }
 
 export function share(value) {
-  return format(value, "share", { style: "percent", maximumSignificantDigits: 3 });
+  const options = { style: "percent", maximumSignificantDigits: 3 };
+  if (value > 0 && value < SMALL) return `< ${format(SMALL, "share", options)}`;
+  return format(value, "share", options);
 }
 
 export function number(value) {
@@ -25,8 +29,15 @@ export function precise(value) {
 
 function digits(value, most) {
   if (Number.isInteger(value)) return format(value, "whole", {});
-  const notation = Math.abs(value) < 1e-4 ? "scientific" : "standard";
-  return format(value, `number ${most} ${notation}`, { maximumSignificantDigits: most, notation });
+  if (typeof value === "number" && Math.abs(value) < 1e-4) return power(value, most);
+  return format(value, `number ${most}`, { maximumSignificantDigits: most });
+}
+
+// 2.25 × 10⁻⁷
+function power(value, most) {
+  const [mantissa, exponent] = value.toExponential(most - 1).split("e").map(Number);
+  const ten = `10${[...String(exponent)].map((one) => RAISED[one]).join("")}`;
+  return mantissa === 1 ? ten : `${format(mantissa, `number ${most}`, { maximumSignificantDigits: most })} × ${ten}`;
 }
 
 // A mean with as many decimals as two digits of its spread have, and that spread.
@@ -37,5 +48,6 @@ export function spread(mean, by) {
 }
 
 export function short(value) {
-  return format(value, "short", { notation: "compact", maximumSignificantDigits: 3 });
+  const text = format(value, "short", { notation: "compact", maximumSignificantDigits: 3 });
+  return text.replace(/(?<=\d)(?=\p{Script=Han})/u, " ");
 }

@@ -1,6 +1,7 @@
 // The record of `reluctant inspect`, and what is asked of it everywhere.
-import { el, quote, show } from "./dom.js";
-import { address, choose, get } from "./state.js";
+import { el, quote } from "./dom.js";
+import { follow } from "./follow.js";
+import { address, get } from "./state.js";
 import { read, t } from "./words.js";
 
 export const record = read("data");
@@ -41,21 +42,21 @@ export function detailsOf(layer, index) {
 // Words that a neuron's value promotes, if there are any, as a short list of quotes.
 export function promoted(layer, index, most = 3) {
   const words = detailsOf(layer, index)?.promotes?.slice(0, most) ?? [];
-  return words.map((word) => [quote(word.token, 24), " "]);
+  return words.map(({ token }) => [quote(token.trim() || token, 24), " "]);
 }
 
 // The tokens that it fires most for, each once: what there is to see of a neuron without words.
 export function firedOn(layer, index, most = 3) {
   const tokens = detailsOf(layer, index)?.contexts.map((context) => context.token) ?? [];
-  return [...new Set(tokens)].slice(0, most).map((one) => [quote(one, 24), " "]);
+  const bare = tokens.map((one) => one.trim() || one);
+  return [...new Set(bare)].slice(0, most).map((one) => [quote(one, 24), " "]);
 }
 
-export function neuronLink(layer, index, text = t("neurons.heading", { index })) {
+export function neuronLink(layer, index, text = t("walk.neuron", { index })) {
   const changes = { layer: layer.name, neuron: index };
-  const follow = (event) => {
+  const click = (event) => {
     event.preventDefault();
-    choose(changes);
-    show("neurons");
+    follow(changes, "neuron");
   };
-  return el("a", { href: address(changes), click: follow, class: "neuron" }, text);
+  return el("a", { href: address(changes), click, class: "neuron" }, text);
 }

@@ -1,8 +1,9 @@
 // The sentence view: how many neurons each token used in each layer, and what is said without one.
 import { announce, byId, el, fill, isolated, quote, token } from "./dom.js";
+import { wordColumns } from "./fired.js";
 import { grid } from "./grid.js";
 import { number, share } from "./numbers.js";
-import { layerNamed, layerShort, neuronLink, promoted, record, stackName } from "./record.js";
+import { layerNamed, layerShort, neuronLink, record, stackName } from "./record.js";
 import { choose, get, listen } from "./state.js";
 import { table } from "./table.js";
 import { without } from "./without.js";
@@ -36,7 +37,7 @@ export function drawSentences() {
   const select = el("select", { id: "sentence-choice", change: (event) => choose({ sentence: event.target.value, cell: "" }) }, options);
   parts = {
     select,
-    said: el("p", { class: "said" }),
+    said: el("div", { class: "said" }),
     grids: el("div", {}),
     used: el("article", { class: "card" }),
     without: el("div", {}),
@@ -55,7 +56,11 @@ export function drawSentences() {
 function sentenceChanged() {
   const sentence = record.sentences[sentenceIndex()];
   parts.select.value = sentenceIndex();
-  fill(parts.said, sentence.output === null ? quote(sentence.text) : say("sentences.output", { text: quote(sentence.output) }));
+  fill(
+    parts.said,
+    el("p", {}, quote(sentence.text, 2000)),
+    sentence.output === null ? null : el("p", {}, say("sentences.output", { text: quote(sentence.output, 2000) })),
+  );
   const stacks = Object.entries(sentence.parts).filter(([, tokens]) => tokens?.length);
   fill(parts.grids, stacks.map(([stack, tokens]) => stackGrid(sentence, stack, tokens)), el("p", { class: "note" }, t("sentences.grid_keys")));
   cellChanged();
@@ -81,6 +86,7 @@ function stackGrid(sentence, stack, tokens) {
   const all = t("sentences.all_cells", { stack: stackName(stack) });
   return [
     grid(title, tokens.map((one) => quote(one, 16)), rows, (key) => choose({ cell: key })),
+    stack === "decoder" ? el("p", { class: "note" }, t("sentences.decoder_note")) : null,
     el("details", { class: "wide" }, el("summary", {}, t("common.numbers")), table({ title: all, name: `sentence-${stack}`, columns, rows: list })),
   ];
 }
@@ -100,11 +106,8 @@ function used(layer, text, { active, neurons }) {
     { title: t("common.neuron"), kind: "number", value: (one) => one.index, show: (one) => neuronLink(own, one.index, String(one.index)) },
     { title: t("walk.column_h"), kind: "number", value: (one) => one.h },
     { title: t("walk.column_norm"), kind: "number", value: (one) => one.norm },
+    ...wordColumns(own),
   ];
-  if (own.neurons.some((one) => one.promotes)) {
-    const words = (one) => promoted(own, one.index).map(([node]) => node.textContent).join(" ");
-    columns.push({ title: t("walk.column_promotes"), kind: "text", value: words, show: (one) => promoted(own, one.index) });
-  }
   const values = { token: token(text), layer: el("code", {}, layer.name), active: number(active) };
   return [
     el("h3", { id: "used-title" }, say("sentences.used", values)),

@@ -1,7 +1,7 @@
 // The drawing of the walk: x above, the wide field in the middle, y below, and the residual path.
-import { block, colours, dot, even, signed, sized, spacing } from "./dots.js";
+import { block, colours, dot, even, scale, signed, sized, spacing } from "./dots.js";
 
-const GAPS = { narrow: 50, wide: 58 }; // between the parts, for lines and labels
+const GAPS = { narrow: 38, wide: 58 }; // between the parts, for lines and labels
 const EDGE = 30; // at the sides, for the residual path
 // How strongly each part shows at each step, from 0 to 1.
 const PARTS = ["field", "lit", "beams", "y", "out"];
@@ -15,34 +15,46 @@ export function between(from, to, share) {
   return Object.fromEntries(PARTS.map((part) => [part, from[part] + (to[part] - from[part]) * share]));
 }
 
+// With a norm before the layer, what goes round it is not x but r, which x was made from.
+export function normedBefore({ x, residual }) {
+  if (!residual) return false;
+  return residual.some((value, index) => Math.abs(value - x[index]) > 1e-3 * (1e-3 + Math.abs(value)));
+}
+
 // Where everything lies for a drawing `width` pixels wide.
-export function layout(width, dModel, dFf) {
+export function layout(width, walk, { d_model: dModel, d_ff: dFf }) {
   const middle = width / 2;
   const gap = width < 500 ? GAPS.narrow : GAPS.wide;
   // A layer that widens little has large ends: all of it smaller then.
-  const tall = (width < 500 ? 130 : 170) * (dFf < 8 * dModel ? 0.7 : 1);
+  const tall = (width < 500 ? 95 : 170) * (dFf < 8 * dModel ? 0.7 : 1);
   const { pitch, columns } = spacing(dFf, width - 2 * EDGE, tall);
   const narrow = even(dModel, Math.min(columns * 0.6, Math.sqrt(dModel * 16)));
-  const x = block(dModel, narrow, pitch, middle, 24);
+  const r = normedBefore(walk) ? block(dModel, narrow, pitch, middle, 24) : null;
+  const x = block(dModel, narrow, pitch, middle, r ? r.bottom + gap : 24);
   const field = block(dFf, columns, pitch, middle, x.bottom + gap);
   const y = block(dModel, narrow, pitch, middle, field.bottom + gap);
   const out = block(dModel, narrow, pitch, middle, y.bottom + gap);
-  return { width, height: out.bottom + 28, middle, x, field, y, out };
+  const most = scale(walk.x, walk.y, walk.residual ?? [], walk.out ?? []);
+  return { width, height: out.bottom + 28, middle, gap, most, r, x, field, y, out };
 }
 
 // `part` says how much of each part shows; `walk.out`, what leaves the residual add, may be unknown.
 export function paint(canvas, place, walk, part, marked) {
   const context = sized(canvas, place.width, place.height);
-  signed(context, place.x, walk.x, 1);
+  if (place.r) {
+    signed(context, place.r, walk.residual, 1, place.most);
+    trapezoid(context, place.r, place.x, 1);
+  }
+  signed(context, place.x, walk.x, 1, place.most);
   trapezoid(context, place.x, place.field, 0.35 + 0.65 * part.field);
   silent(context, place.field, 0.3 + 0.7 * part.field - 0.35 * part.lit);
   trapezoid(context, place.field, place.y, 0.35 + 0.65 * part.beams);
   beams(context, place, walk.neurons, part.beams, marked);
   lit(context, place.field, walk.neurons, part.lit, marked);
-  signed(context, place.y, walk.y, 0.12 + 0.88 * part.y);
+  signed(context, place.y, walk.y, 0.12 + 0.88 * part.y, place.most);
   if (!walk.out) return;
-  residual(context, place, 0.12 + 0.88 * part.out, normedBefore(walk));
-  signed(context, place.out, walk.out, 0.12 + 0.88 * part.out);
+  residual(context, place, 0.12 + 0.88 * part.out);
+  signed(context, place.out, walk.out, 0.12 + 0.88 * part.out, place.most);
 }
 
 function trapezoid(context, from, to, strength) {
@@ -111,27 +123,24 @@ function beams(context, { field, y }, neurons, strength, marked) {
   context.globalAlpha = 1;
 }
 
-// With a norm before the layer, what goes round it is not x but what x was made from.
-function normedBefore({ x, residual }) {
-  return residual.some((value, index) => Math.abs(value - x[index]) > 1e-3 * (1e-3 + Math.abs(value)));
-}
-
 // What goes round the layer, and is added to what comes out of it.
-function residual(context, { width, x, y, out, middle }, strength, above) {
+function residual(context, { width, r, x, y, out, middle }, strength) {
   const [ink] = colours("soft");
+  const from = r ?? x;
   const side = width - 10;
   const level = (y.bottom + out.top) / 2;
-  const start = above ? 4 : (x.top + x.bottom) / 2;
+  const start = (from.top + from.bottom) / 2;
   context.globalAlpha = strength;
   context.strokeStyle = ink;
+  context.fillStyle = ink;
   context.lineWidth = 1.5;
   context.beginPath();
-  context.moveTo(above ? middle : x.right + 8, start);
+  context.moveTo(from.right + 8, start);
   context.lineTo(side - 14, start);
   context.quadraticCurveTo(side, start, side, start + 14);
   context.lineTo(side, level - 14);
   context.quadraticCurveTo(side, level, side - 14, level);
-  context.lineTo(middle + 11, level);
+  context.lineTo(middle + 13, level);
   context.moveTo(middle, y.bottom + 4);
   context.lineTo(middle, level - 11);
   context.moveTo(middle, level + 11);
@@ -144,5 +153,10 @@ function residual(context, { width, x, y, out, middle }, strength, above) {
   context.moveTo(middle, level - 5);
   context.lineTo(middle, level + 5);
   context.stroke();
+  context.beginPath();
+  context.moveTo(middle + 11, level);
+  context.lineTo(middle + 19, level - 4.5);
+  context.lineTo(middle + 19, level + 4.5);
+  context.fill();
   context.globalAlpha = 1;
 }

@@ -1,9 +1,9 @@
 // The page of the documents' claims, measured.
-import { announce, byId, el, fill, quote } from "./dom.js";
+import { announce, byId, el, fill, option, quote } from "./dom.js";
 import { frame } from "./frame.js";
 import { studyChart } from "./study_chart.js";
 import { studyTable } from "./study_table.js";
-import { pick, read, t } from "./words.js";
+import { pick, read, say, t } from "./words.js";
 
 const study = read("data");
 
@@ -35,7 +35,7 @@ function claimSection(claim, index) {
     part("study.literature", claim.literature),
     part("study.limits", claim.limits),
     claim.commands?.length
-      ? [el("h3", {}, t("study.commands")), el("pre", { tabindex: "0", role: "region", "aria-label": `${t("study.commands")}: ${pick(claim.title)}` }, el("code", {}, claim.commands.join("\n")))]
+      ? [el("h3", {}, t("study.commands")), el("pre", { tabindex: "0", role: "region", "aria-label": t("common.named", { name: t("study.commands"), text: pick(claim.title) }) }, el("code", {}, claim.commands.join("\n")))]
       : [],
   );
 }
@@ -60,11 +60,11 @@ function draw() {
       { class: "explain" },
       [
         [t("made.machine"), quote(study.machine ?? "–")],
-        [t("made.version"), `reluctant ${study.reluctant ?? ""}`],
+        ...(study.reluctant ? [[t("made.version"), `reluctant ${study.reluctant}`]] : []),
         [t("study.seeds"), (study.seeds ?? []).join(", ")],
       ].map(([name, value]) => [el("dt", {}, name), el("dd", {}, value)]),
     ),
-    el("p", {}, t("study.source")),
+    el("p", {}, say("study.source", { out: option("--out") })),
   );
   if (study.quick) announce(t("study.quick"));
 }

@@ -1,5 +1,5 @@
 // A chart of a study: series of points with the spread over seeds.
-import { chart, logTicks, LOOKS, plot } from "./chart.js";
+import { chart, logAxis, LOOKS, plot } from "./chart.js";
 import { number, precise } from "./numbers.js";
 import { pick, t } from "./words.js";
 
@@ -7,9 +7,9 @@ function look(series) {
   return LOOKS[series % LOOKS.length];
 }
 
-function axis({ label, log }) {
+function axis({ label }) {
   const tickFormat = (value) => (typeof value === "number" ? number(value) : value);
-  return { label: pick(label), labelArrow: "none", type: log ? "log" : undefined, nice: !log, tickFormat };
+  return { label: pick(label), labelArrow: "none", tickFormat };
 }
 
 // All points in one list. An x that is a text, or {en, zh}, is a place by its name.
@@ -19,12 +19,15 @@ function flat(series) {
   );
 }
 
+// A logarithmic axis has no place for zero.
+function fits(value, { log }) {
+  return typeof value === "number" && (!log || value > 0);
+}
+
 export function studyChart({ title, x, y, series }, name) {
   const rows = flat(series);
-  // A logarithmic axis has no place for zero.
-  const fits = (value) => typeof value === "number" && (!y.log || value > 0);
-  const points = rows.filter((row) => fits(row.y));
-  const bars = points.filter((row) => fits(row.low) && row.high > row.low);
+  const points = rows.filter((row) => fits(row.y, y) && (typeof row.x !== "number" || fits(row.x, x)));
+  const bars = points.filter((row) => fits(row.low, y) && row.high > row.low);
   const texts = series.map((one, index) => {
     const values = rows.filter((row) => row.series === index && typeof row.y === "number").map((row) => row.y);
     if (!values.length) return pick(one.name);
@@ -52,17 +55,23 @@ export function studyChart({ title, x, y, series }, name) {
 function draw(width, { x, y, count, points, bars }) {
   const places = [...new Set(points.map((row) => row.x))];
   const named = places.some((place) => typeof place !== "number");
-  // Doublings, or layers, have a mark each where there is room.
-  const ticks = places.length <= width / 40 ? places : Math.max(2, Math.floor(width / 90));
   const heights = [...points.map((row) => row.y), ...bars.flatMap((row) => [row.low, row.high])];
-  const across = named ? { type: "point", padding: 0.6, domain: places, nice: undefined } : { ticks, inset: 8 };
+  const scale = named ? { type: "point", padding: 0.6, domain: places } : { ...across(places, x.log, width), inset: 8 };
   const names = Plot.axisX({ lineWidth: Math.max(4, width / Math.max(1, places.length) / 8), tickSize: 4 });
   return plot(width, {
-    x: { ...axis(x), ...across },
-    y: { ...axis(y), grid: true, ticks: y.log && heights.length ? logTicks(heights) : 5 },
+    x: { ...axis(x), ...scale },
+    y: { ...axis(y), grid: true, ...(y.log ? logAxis(heights) : { nice: true, ticks: 5 }) },
     marginBottom: named ? 60 : 44,
     marks: [named ? names : null, ...d3.range(count).flatMap((series) => marks(series, { points, bars, count, named }))],
   });
+}
+
+// Doublings, or layers, have a mark each where there is room; else round numbers.
+function across(places, log, width) {
+  const scale = (log ? d3.scaleLog : d3.scaleLinear)(d3.extent(places), [60, width - 28]);
+  const at = places.map(scale).sort(d3.ascending);
+  if (d3.pairs(at).every(([one, next]) => next - one >= 34)) return { type: log ? "log" : "linear", ticks: places };
+  return log ? logAxis(places) : { nice: true, ticks: Math.max(2, Math.floor(width / 90)) };
 }
 
 // The marks of one series; beside those of the others where places have names.

@@ -2,13 +2,14 @@
 import { csvButton } from "./csv.js";
 import { el } from "./dom.js";
 import { number, share } from "./numbers.js";
+import { t } from "./words.js";
 
 const FORMATS = { number, share, text: (value) => value ?? "–" };
 
 // Columns: {title, kind: "text" | "number" | "share", value(row), show(row) for another look, file:
 // in the CSV only}.
-// `most` limits the rows on screen; the CSV has all of `rows`.
-export function table({ title, name, columns, rows, most = rows.length, mark = () => false }) {
+// `most` limits the rows on screen, which `note` says; the CSV has all of `rows`.
+export function table({ title, name, columns, rows, most = rows.length, note = cutNote(rows, most), mark = () => false }) {
   const seen = columns.filter((column) => !column.file);
   const head = seen.map((column, index) =>
     el("th", { scope: "col", class: column.kind === "text" || index === 0 ? null : "number" }, column.title),
@@ -25,7 +26,12 @@ export function table({ title, name, columns, rows, most = rows.length, mark = (
       { class: "scroll", role: "region", tabindex: "0", "aria-label": title },
       el("table", {}, el("caption", { class: "hidden" }, title), el("thead", {}, el("tr", {}, head)), el("tbody", {}, lines)),
     ),
+    note ? el("p", { class: "note" }, note) : null,
   );
+}
+
+function cutNote(rows, most) {
+  return rows.length > most ? t("common.cut", { n: number(most), all: number(rows.length) }) : null;
 }
 
 function cell(column, row, index) {

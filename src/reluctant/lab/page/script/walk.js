@@ -1,13 +1,13 @@
 // The first screen: one token, step by step up through the layer and down again.
-import { byId, calm, el, fill, isolated, quote, token } from "./dom.js";
-import { number } from "./numbers.js";
-import { layerNamed, neuronLink, promoted, record } from "./record.js";
+import { byId, calm, el, fill, quote, token } from "./dom.js";
+import { bars, firedTable } from "./fired.js";
+import { layerNamed, record } from "./record.js";
 import { amounts, between, layout, paint } from "./stage.js";
 import { choose, get, listen } from "./state.js";
-import { table } from "./table.js";
-import { formula, stepText, stepTitle, STEPS, values } from "./walk_words.js";
+import { formula, lengths, stepText, stepTitle, STEPS, values } from "./walk_words.js";
 import { say, t } from "./words.js";
 
+const AROUND = 10; // tokens of the sentence shown before and after the one that is followed
 const walk = record.walk;
 const layer = walk && layerNamed(walk.layer);
 let shown = amounts(0); // what the drawing shows now, between two steps
@@ -23,10 +23,11 @@ export function drawWalk() {
   parts = {
     canvas: el("canvas", { role: "img", class: "stage-canvas" }),
     labels: el("div", { class: "labels", "aria-hidden": "true" }),
+    head: el("div", { class: "step-head", "aria-live": "polite" }),
     text: el("div", { class: "step-text", "aria-live": "polite" }),
     back: el("button", { type: "button", click: () => go(-1) }, t("walk.back")),
     next: el("button", { type: "button", class: "main", click: () => go(1) }, t("walk.next")),
-    formula: formula(layer),
+    formula: formula(walk, layer),
   };
   const stage = el("div", { class: "stage" }, parts.canvas, parts.labels);
   fill(
@@ -40,11 +41,12 @@ export function drawWalk() {
         "div",
         { class: "panel" },
         parts.formula,
-        parts.text,
         el("div", { class: "steps" }, parts.back, parts.next, el("span", { class: "note" }, t("walk.keys"))),
+        parts.head,
+        parts.text,
       ),
     ),
-    firedTable(),
+    firedTable(walk, layer, follow),
     why(),
   );
   new ResizeObserver(() => place(stage.clientWidth)).observe(stage);
@@ -57,21 +59,24 @@ export function paintWalk() {
 
 function place(width) {
   if (width < 60 || parts.place?.width === width) return;
-  parts.place = layout(width, layer.d_model, layer.d_ff);
+  parts.place = layout(width, walk, layer);
   label();
   paintWalk();
 }
 
 function label() {
-  const { x, field, y, out } = parts.place;
+  const { r, x, field, y, out, gap } = parts.place;
+  const over = (part) => part.top - 20;
+  const under = (part) => part.bottom + (gap - 34) / 4;
   const texts = [
-    [x.top - 24, "walk.label_x"],
-    [(x.bottom + field.top) / 2 - 22, "walk.label_up"],
-    [field.top - 22, "walk.label_field"],
-    [(field.bottom + y.top) / 2 - 16, "walk.label_down"],
-    [y.top - 22, "walk.label_y"],
+    [over(x), "walk.label_x"],
+    [under(x), "walk.label_up"],
+    [over(field), "walk.label_field"],
+    [under(field), "walk.label_down"],
+    [over(y), "walk.label_y"],
     [out.bottom + 5, walk.out ? "walk.label_sum" : "walk.label_unknown"],
   ];
+  if (r) texts.push([over(r), "walk.label_r"], [under(r), "walk.label_norm"]);
   if (walk.out) texts.push([(y.bottom + out.top) / 2 - 18, "walk.label_residual", out.right - 30]);
   const nodes = texts.map(([top, key, left = parts.place.middle]) =>
     el("span", { style: `top:${top}px;left:${left}px` }, t(key, values(walk, layer))),
@@ -82,9 +87,12 @@ function label() {
 function sentence() {
   const said = record.sentences[walk.sentence]?.parts[layer.stack] ?? [walk.token];
   const at = record.sentences[walk.sentence] ? walk.position : 0;
-  const tokens = said.map((one, index) =>
-    el(index === at ? "mark" : "span", {}, quote(one, 40)),
+  const from = Math.max(0, at - AROUND);
+  const tokens = said.slice(from, at + AROUND + 1).map((one, index) =>
+    el(from + index === at ? "mark" : "span", {}, quote(one, 40)),
   );
+  if (from > 0) tokens.unshift(el("span", {}, "…"));
+  if (said.length > at + AROUND + 1) tokens.push(el("span", {}, "…"));
   return el(
     "div",
     { class: "sentence" },
@@ -95,6 +103,7 @@ function sentence() {
 
 function go(by) {
   choose({ step: Math.max(1, Math.min(STEPS, step() + by)) });
+  if (matchMedia("(max-width: 50rem)").matches) parts.formula.scrollIntoView({ behavior: calm() ? "auto" : "smooth" });
 }
 
 function update(moving) {
@@ -105,12 +114,15 @@ function update(moving) {
     piece.classList.toggle("now", piece.dataset.steps.split(" ").includes(String(now)));
   }
   fill(
-    parts.text,
+    parts.head,
     el("p", { class: "count" }, t("walk.step", { n: now, all: STEPS })),
     el("h2", {}, stepTitle(now, walk, layer)),
+  );
+  fill(
+    parts.text,
     el("p", {}, stepText(now, walk, layer)),
-    now === 4 ? bars() : null,
-    now >= 5 ? el("p", { class: "note" }, t("walk.lengths", { x: number(walk.x_norm), y: number(walk.y_norm) })) : null,
+    now === 4 ? bars(walk, layer, follow) : null,
+    now >= 5 ? el("p", { class: "note" }, lengths(now, walk)) : null,
   );
   const picture = { ...values(walk, layer), n: now };
   parts.canvas.setAttribute("aria-label", t("walk.picture", picture));
@@ -131,24 +143,6 @@ function animate(goal, moving) {
   tick(start);
 }
 
-// The strongest few, in the panel: what each one added, as a bar.
-function bars() {
-  const most = walk.neurons[0]?.norm || 1;
-  return el(
-    "ul",
-    { class: "bars" },
-    walk.neurons.slice(0, 7).map((one) =>
-      el(
-        "li",
-        {},
-        follow(one.index, neuronLink(layer, one.index, String(one.index))),
-        el("span", { class: "bar-room" }, el("span", { class: "bar-fill", style: `width:${(100 * one.norm) / most}%` })),
-        el("span", { class: "number" }, number(one.norm)),
-      ),
-    ),
-  );
-}
-
 // The drawing marks the neuron whose link is pointed at or has the focus.
 function follow(index, link) {
   const mark = (value) => () => {
@@ -160,31 +154,14 @@ function follow(index, link) {
   return link;
 }
 
-function firedTable() {
-  const title = walk.active > walk.neurons.length ? t("walk.most") : t("walk.fired");
-  const columns = [
-    { title: t("common.neuron"), kind: "number", value: (one) => one.index, show: (one) => follow(one.index, neuronLink(layer, one.index, String(one.index))) },
-    { title: t("walk.column_z"), kind: "number", value: (one) => one.z },
-    { title: t("walk.column_h"), kind: "number", value: (one) => one.h },
-    { title: t("walk.column_norm"), kind: "number", value: (one) => one.norm },
-    { title: t("walk.column_share"), kind: "share", value: (one) => one.share },
-  ];
-  const words = (one) => promoted(layer, one.index);
-  if (layer.neurons.some((one) => one.promotes)) {
-    const value = (one) => words(one).map(([node]) => node.textContent).join(" ");
-    columns.push({ title: t("walk.column_promotes"), kind: "text", value, show: words });
-  }
-  return el(
-    "details",
-    { class: "wide" },
-    el("summary", {}, `${title} (${number(walk.neurons.length)})`),
-    table({ title: `${title}: ${isolated(walk.token)}, ${layer.name}`, name: "fired", columns, rows: walk.neurons }),
-  );
-}
-
 function why() {
   const items = ["walk.why_linear", "walk.why_wide", "walk.why_same", "walk.why_combine"].map((key) => el("li", {}, t(key)));
   return el("details", { class: "wide" }, el("summary", {}, t("walk.why_title")), el("ol", {}, items), el("p", { class: "note" }, t("walk.why_study")));
+}
+
+function inView(node) {
+  const { top, bottom } = node.getBoundingClientRect();
+  return bottom > 0 && top < innerHeight;
 }
 
 if (walk && layer) {
@@ -192,7 +169,7 @@ if (walk && layer) {
   document.addEventListener("keydown", (event) => {
     const by = { ArrowRight: 1, ArrowLeft: -1 }[event.key];
     const inside = event.target === document.body || event.target.closest?.(".walk");
-    if (!by || !inside || event.altKey || event.ctrlKey || event.metaKey) return;
+    if (!by || !inside || !inView(byId("walk").querySelector(".walk")) || event.altKey || event.ctrlKey || event.metaKey) return;
     event.preventDefault();
     go(by);
   });

@@ -1,7 +1,8 @@
 // What the model says without one neuron, beside what it says with it.
-import { el, shown } from "./dom.js";
+import { el } from "./dom.js";
 import { number } from "./numbers.js";
 import { layerNamed, neuronLink } from "./record.js";
+import { visible } from "./visible.js";
 import { say, t } from "./words.js";
 
 export function without(layer) {
@@ -17,9 +18,13 @@ export function without(layer) {
 function entry(own, { neuron, fired, before, after, change }) {
   const words = typeof before === "string" && typeof after === "string";
   const key = words ? "sentences.change_words" : "sentences.change_vector";
+  const effect = {
+    fired: fired ? t("sentences.fired") : t("sentences.silent"),
+    change: typeof change === "number" ? t(key, { change: number(change) }) : "",
+  };
   const lines = [
     el("h4", {}, say("sentences.without_one", { neuron: neuronLink(own, neuron) })),
-    el("p", { class: "note" }, fired ? t("sentences.fired") : t("sentences.silent"), " ", typeof change === "number" ? t(key, { change: number(change) }) : null),
+    el("p", { class: "note" }, t("sentences.effect", effect)),
   ];
   if (!words) return lines;
   if (before === after) return [...lines, line(t("sentences.with"), [before], []), el("p", { class: "note" }, t("sentences.same"))];
@@ -34,7 +39,7 @@ function line(name, words, other) {
   const pieces = words.map((word) => {
     const count = left.get(word.trim()) ?? 0;
     left.set(word.trim(), count - 1);
-    return !other.length || count > 0 ? shown(word) : el("mark", {}, shown(word));
+    return !other.length || count > 0 ? visible(word) : el("mark", {}, visible(word));
   });
   return el("p", { class: "line" }, el("span", { class: "tag" }, name), el("bdi", { dir: "auto", translate: "no" }, pieces));
 }
