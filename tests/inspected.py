@@ -1,8 +1,12 @@
 """Tiny models with words to look into, and all that their layers compute, seen by hooks."""
 
 import copy
-from collections.abc import Callable
+import gc
+import tracemalloc
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -10,7 +14,9 @@ import torch
 import transformers
 from tokenizers import Tokenizer, models, pre_tokenizers, processors
 from torch import Tensor, nn
+from typer.testing import CliRunner, Result
 
+from reluctant.cli import app
 from reluctant.lab.inspect import Record, inspect
 from reluctant.transformer import Transformer, TransformerConfig
 from reluctant.translation.vocabulary import BOS, EOS, Vocabulary
@@ -176,6 +182,40 @@ def calls(tried: Tried) -> dict[str, Calls]:
     return found
 
 
+@contextmanager
+def kept() -> Iterator[list[int]]:
+    """Becomes the bytes that are left behind, in any tensors and in Python."""
+    found = list[int]()
+    before = _tensors()
+    tracemalloc.start()
+    try:
+        yield found
+        found.append(_tensors() - before + tracemalloc.get_traced_memory()[0])
+    finally:
+        tracemalloc.stop()
+
+
+def _tensors() -> int:
+    """Bytes of all that the garbage collector knows of."""
+    gc.collect()
+    there = [each for each in gc.get_objects() if type(each) in (Tensor, nn.Parameter)]
+    storages = [tensor.untyped_storage() for tensor in there]
+    return sum({storage.data_ptr(): storage.nbytes() for storage in storages}.values())
+
+
 def look(tried: Tried, lines: list[str] | None = None, **options: Any) -> Record:
     options = tried.options | options
     return inspect(tried.model, lines or LINES, words=tried.words, **options)
+
+
+def command(*arguments: object) -> Result:
+    """`reluctant inspect` with these arguments."""
+    return CliRunner().invoke(app, ["inspect", *map(str, arguments)], env={"COLUMNS": "120"})
+
+
+def saved(folder: Path, words: Any = None) -> Path:
+    """A language model, with its own tokenizer or another one of as many letters."""
+    tried = pre_norm()
+    tried.model.save_pretrained(folder)
+    (words or tried.words).save_pretrained(folder)
+    return folder

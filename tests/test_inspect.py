@@ -10,10 +10,11 @@ from torch import Tensor, nn
 
 import reluctant
 import reluctant.lab.inspect
-from inspected import D_FF, LINES, MAKERS, D, letters, look, near
+from inspected import D_FF, LINES, MAKERS, D, kept, letters, look, near
 from reluctant.errors import ReluctantError, ReluctantWarning
 from reluctant.lab.inspect import inspect, run_inspection, subject_of
 from reluctant.lab.inspect.items import Items, batches
+from reluctant.lab.inspect.reading import Reading
 from reluctant.lab.inspect.run import Options
 from reluctant.lab.inspect.stream import Stream
 from reluctant.lab.inspect.subject import Item
@@ -82,7 +83,9 @@ def test_stopped_in_between() -> None:
     lines = [f"{line} {number}" for number in range(60) for line in LINES[:1]]
     record = look(tried, lines, stopped=lambda: next(asked, True))
     assert (record.text.whole, record.text.stopped) == (False, "interrupted")
-    assert record.text.sequences == 1 + 32  # a batch is asked for before it goes
+    assert record.text.sequences == 32  # it is asked before the trial and before each batch
+    taken = sorted(lines, key=len)[:32]
+    assert record.text.bytes == sum(map(len, taken))  # not what was read ahead
     assert record.layers[0].tokens == record.text.tokens
     assert len(record.sentences) == 3
     assert all(layer.saves.measured is None for layer in record.layers)
@@ -108,6 +111,7 @@ def test_a_limit() -> None:
     record = look(tried, limit=len(LINES[0]) + 1)
     assert (record.text.sequences, record.text.stopped) == (2, "limit")
     assert not record.text.whole
+    assert record.text.bytes == len(LINES[0]) + len(LINES[1])
     assert look(tried, limit=len(LINES[0])).text.sequences == 1
     every = sum(map(len, LINES))
     assert look(tried, limit=every).text.whole
@@ -128,22 +132,35 @@ def test_the_same_seed_gives_the_same_record() -> None:
     assert once() == once()
 
 
-def test_memory_does_not_grow_with_the_text() -> None:
+def _kept(count: int) -> int:
+    """Bytes that a text of so many times the lines leaves behind, in tensors and in Python."""
     tried = MAKERS["pre-norm"]()
-    subject = subject_of(tried.model, tried.words)
-    sizes, held = set(), set()
-    for count in (2, 150):
-        model = copy.deepcopy(tried.model)
-        with watched(model) as layers, Residuals(model, {D}) as residuals:
-            stream = Stream(subject, model, layers, residuals, seed=1)
-            stream.run(
-                Items(subject, Lines(LINES * count), None), None, lambda: False, lambda: None
-            )
-            sizes.add(stream.memory_bytes)
-            held.add(len(stream.kept))
-            assert stream.sequences == count * len(LINES)
-    assert len(sizes) == 1
-    assert held == {8}
+    subject, model = subject_of(tried.model, tried.words), copy.deepcopy(tried.model)
+    lines = (line for _ in range(count) for line in LINES)
+    with watched(model) as layers, Residuals(model, {D}) as residuals:
+        stream = Stream(Reading(subject, model, layers, residuals), seed=1)
+        with kept() as found:
+            items = Items(subject, Lines(lines), None)
+            stream.run(items, None, lambda: False, lambda step: None)
+    assert stream.sequences == count * len(LINES)
+    assert len(stream.kept) == 8
+    return found[0]
+
+
+def test_memory_does_not_grow_with_the_text() -> None:
+    _kept(2)  # what is imported and compiled on the way
+    assert _kept(150) - _kept(2) < 100_000  # h of one layer would be 1 MB
+
+
+def test_the_test_of_memory_notices_a_leak(monkeypatch: pytest.MonkeyPatch) -> None:
+    plain, leaked = Stream._tell, list[Any]()
+
+    def tell(self: Stream, call: Any) -> None:
+        leaked.append(call.seen.h)
+        plain(self, call)
+
+    monkeypatch.setattr(Stream, "_tell", tell)
+    assert _kept(150) - _kept(2) > 1_000_000
 
 
 def test_batches_hold_all_and_are_small() -> None:
@@ -153,7 +170,7 @@ def test_batches_hold_all_and_are_small() -> None:
         len(item.source) for item in items
     )
     for batch in found:
-        longest = max(len(side) for item in batch for side in item)
+        longest = max(len(side) for item in batch for side in item.sides)
         assert len(batch) <= 32
         assert len(batch) * longest <= 1024 or len(batch) == 1
     assert [len(batch) for batch in batches(items, alone=True)] == [1] * 64
@@ -176,13 +193,17 @@ def test_a_layer_that_is_put_back_is_no_sound_record(monkeypatch: pytest.MonkeyP
 
     def wrong(self: Watch, rows: Tensor) -> Any:
         seen = plain(self, rows)
-        return seen._replace(y=seen.y + 1)
+        return seen._replace(y=seen.y + 1) if self.name.endswith("1") else seen
 
     monkeypatch.setattr(Watch, "compute", wrong)
     with pytest.warns(ReluctantWarning, match="put back"):
         record = look(MAKERS["pre-norm"]())
     assert not record.sound
-    assert [check.holds for check in record.checks] == [True, False]
+    assert [check.holds for check in record.checks] == [True, False, True]
+    assert "were put back: model.decoder.layers.1" in record.checks[1].says
+    assert [layer.name for layer in record.layers] == ["model.decoder.layers.0"]
+    assert [left.name for left in record.left] == ["model.decoder.layers.1"]
+    assert "it was put back" in record.left[0].reason
 
 
 def test_an_output_that_changed_is_no_sound_record(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -196,8 +217,23 @@ def test_an_output_that_changed_is_no_sound_record(monkeypatch: pytest.MonkeyPat
     monkeypatch.setattr(Watch, "see", None, raising=False)
     monkeypatch.setattr(Watch, "__call__", lambda *a: (calls.append(1), wrong(*a))[1])
     record = look(MAKERS["pre-norm"]())
-    assert [check.holds for check in record.checks] == [False, True]
+    assert [check.holds for check in record.checks] == [False, True, True]
     assert not record.sound
+
+
+@pytest.mark.parametrize("where", ["second sentence", "padded batch"])
+def test_an_output_that_changed_anywhere(where: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    tried, plain = MAKERS["pre-norm"](), Watch.__call__
+    rows = {"second sentence": len(LINES[1]), "padded batch": 2 * len(LINES[1])}[where]
+
+    def wrong(self: Watch, x: Tensor, drop: float = 0.0) -> Tensor:
+        y = plain(self, x, drop)
+        return y * 1.5 if self.see is None and x.numel() == rows * D else y
+
+    monkeypatch.setattr(Watch, "__call__", wrong)
+    record = look(tried)
+    assert [check.holds for check in record.checks] == [False, True, True]
+    assert "3 sentences and a padded batch" in record.checks[0].says
 
 
 class Broken(nn.Module):
@@ -228,6 +264,21 @@ def test_what_cannot_be_looked_into() -> None:
     post = MAKERS["post-norm"]()
     with pytest.raises(ReluctantError, match="a target for each line"):
         inspect(post.model, LINES, words=post.words, targets=["one"])
+
+
+def test_interrupted_after_the_pass() -> None:
+    tried, steps = MAKERS["pre-norm"](), list[str]()
+    record = run_inspection(
+        subject_of(tried.model, tried.words),
+        Lines(LINES),
+        Options(turn=0.0),
+        translated=False,
+        stopped=lambda: "sentence 2" in steps,
+        on_step=steps.append,
+    )
+    assert (record.text.whole, record.text.stopped) == (False, "interrupted")
+    assert record.text.sequences == len(LINES)
+    assert all(layer.saves.measured is None for layer in record.layers)
 
 
 def test_steps_are_told() -> None:

@@ -1,4 +1,4 @@
-"""`reluctant inspect`: files, options, messages, exit codes, hostile texts."""
+"""`reluctant inspect`: files, options, messages, exit codes."""
 
 import json
 import subprocess
@@ -9,14 +9,11 @@ from typing import Any
 
 import pytest
 import transformers
-from typer.testing import CliRunner, Result
 
 import reluctant.lab.inspect
 import reluctant.lab.inspect.run
-from inspected import D_FF, LINES, D, bert, letters, lively, pre_norm
-from reluctant.cli import app
+from inspected import D_FF, LINES, D, bert, command, letters, lively, saved
 from reluctant.lab.inspect.record import Check
-from test_inspect_text import HOSTILE
 from translators import sentences, untrained
 
 pytestmark = pytest.mark.usefixtures("one_thread", "briefly")
@@ -26,17 +23,10 @@ FIELDS = {
 }
 
 
-def command(*arguments: object) -> Result:
-    return CliRunner().invoke(app, ["inspect", *map(str, arguments)], env={"COLUMNS": "120"})
-
-
 @pytest.fixture
 def model(tmp_path: Path) -> Path:
     """A language model's folder."""
-    tried = pre_norm()
-    tried.model.save_pretrained(tmp_path / "opt")
-    tried.words.save_pretrained(tmp_path / "opt")
-    return tmp_path / "opt"
+    return saved(tmp_path / "opt")
 
 
 @pytest.fixture
@@ -69,6 +59,14 @@ def test_a_hugging_face_folder(
     assert len(found["sentences"]) == 3
     for word in ("Which neurons fire", "model 0", "model 1", "relu 24", "without neuron"):
         assert word in result.stdout
+
+
+def test_neurons_that_are_named_are_shown(model: Path, text: Path) -> None:
+    named = ["--without", "model.decoder.layers.1:3", "--without", "model 0:7"]
+    result = command(model, "--text", text, "--sentence", "A dog", *named)
+    assert result.exit_code == 0, result.output
+    for what in ("neuron 3 of model.decoder.layers.1", "neuron 7 of model.decoder.layers.0"):
+        assert f"without {what}" in result.stdout
 
 
 def test_json_on_stdout_is_all_of_it(model: Path, text: Path) -> None:
@@ -126,7 +124,8 @@ def test_a_head_that_answers_with_vectors(tmp_path: Path, text: Path) -> None:
     assert (found["model"]["kind"], found["text"]["sequences"]) == ("encoder", 3)
     without = [w for x in found["sentences"][0]["layers"] for w in x["without"]]
     assert all(w["before"] is w["after"] is None and w["change"] > 0 for w in without)
-    assert found["layers"][0]["neurons"][0]["promotes"]
+    assert found["layers"][0]["neurons"][0]["promotes"] is None
+    assert "of the output projection's own" in found["layers"][0]["promotes_why"]
     assert found["layers"][0]["update"]["ratio"] > 0
 
 
@@ -176,37 +175,6 @@ def test_a_model_of_many_languages(tmp_path: Path, text: Path) -> None:
     assert json.loads(result.stdout)["sentences"][0]["output"] is None
 
 
-@pytest.mark.parametrize("kind", ["lines", "one line", "binary", "blank lines"])
-def test_hostile_texts(model: Path, text: Path, kind: str) -> None:
-    contents = {
-        "lines": "\n".join(HOSTILE).encode(),
-        "one line": "<script>[/red]é".encode() * 3000,
-        "binary": bytes(range(256)) * 8,
-        "blank lines": b"\n\n \t\n\r\n\n" * 99 + b"x",
-    }
-    text.write_bytes(contents[kind])
-    limit = ["--limit", "400"] if kind == "one line" else []
-    shown = command(model, "--text", text, *limit)
-    assert shown.exit_code == 0, shown.output
-    assert "\x1b" not in shown.stdout
-    result = command(model, "--text", text, "--json", "-", *limit)
-    assert result.exit_code == 0, result.output
-    found = json.loads(result.stdout)
-    assert bool(found["text"]["replaced"]) == (kind == "binary")
-    assert found["text"]["tokens"] == found["layers"][0]["tokens"] > 0
-    counts = [token["count"] for token in found["layers"][0]["density"]["by_token"]]
-    assert sum(counts) == found["text"]["tokens"]
-
-
-def test_hostile_texts_of_ours(tmp_path: Path) -> None:
-    folder = untrained(tmp_path / "mine", d_model=16, d_ff=24)
-    (tmp_path / "a").write_text("\n".join(HOSTILE))
-    options = "--text", tmp_path / "a", "--target", tmp_path / "a", "--json", "-"
-    result = command(folder, *options)
-    assert result.exit_code == 0, result.output
-    assert json.loads(result.stdout)["text"]["sequences"] >= len(HOSTILE) - 4
-
-
 @pytest.mark.parametrize("content", [b"", b"\n\n", b" \n\t\n"])
 def test_a_text_without_a_token(model: Path, text: Path, tmp_path: Path, content: bytes) -> None:
     text.write_bytes(content)
@@ -220,7 +188,7 @@ def test_a_model_that_did_something_else_fails(
     model: Path, text: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     wrong = Check("watching changes nothing", False, "it is [red]another[/red]")
-    monkeypatch.setattr(reluctant.lab.inspect.run, "_checks", lambda *_: [wrong])
+    monkeypatch.setattr(reluctant.lab.inspect.run, "checks_of", lambda *_: [wrong])
     result = command(model, "--text", text, "--json", tmp_path / "out.json")
     assert result.exit_code == 1
     assert result.stderr.splitlines()[-1] == "reluctant: it is [red]another[/red]"
@@ -238,6 +206,10 @@ def test_a_model_that_did_something_else_fails(
         (["{model}", "--text", "{text}", "--sentence", " "], "at least one token"),
         (["{model}", "--text", "{text}", "--neurons", "0"], "--neurons"),
         (["{model}", "--text", "{text}", "--limit", "0"], "--limit"),
+        (["{model}", "--text", "{text}", "--without", "7"], "LAYER:NEURON"),
+        (["{model}", "--text", "{text}", "--without", "model 0:-1"], "LAYER:NEURON"),
+        (["{model}", "--text", "{text}", "--without", "model 9:1"], "got 'model 9'"),
+        (["{model}", "--text", "{text}", "--without", "model 0:24"], "from 0 to 23, got 24"),
         (["{model}"], "--text"),
     ],
 )

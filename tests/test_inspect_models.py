@@ -1,5 +1,6 @@
 """Models of all kinds: gated, with transposed maps, two stacks, experts, torch's own."""
 
+import copy
 from typing import Any
 
 import pytest
@@ -35,6 +36,21 @@ def test_a_gated_layer() -> None:
     mlp = model.model.layers[0].mlp
     for neuron in layer.neurons:
         assert neuron.key_norm == near(float(mlp.gate_proj.weight.detach()[neuron.index].norm()))
+
+
+def test_the_residual_stream_in_few_digits() -> None:
+    """Of float16 and bfloat16 the same figures as of float32, but for rounding."""
+    config = transformers.LlamaConfig(**(TINY | {"num_hidden_layers": 2}), pad_token_id=0)
+    model, found = lively(transformers.LlamaForCausalLM(config)), list[Any]()
+    with torch.no_grad():
+        model.model.embed_tokens.weight.mul_(8)
+    for dtype in (torch.float32, torch.float16, torch.bfloat16):
+        record = inspect(model.to(dtype), LINES, words=letters(around=False), neurons=1)
+        found.append([layer.update for layer in record.layers])
+    for updates in found[1:]:
+        for few, many in zip(updates, found[0], strict=True):
+            assert few.ratio == pytest.approx(many.ratio, rel=0.05)
+            assert few.cosine == pytest.approx(many.cosine, abs=0.05)
 
 
 def test_gpt2_whose_maps_are_transposed() -> None:
@@ -157,10 +173,29 @@ def test_models_with_experts_go_sequence_by_sequence() -> None:
     model.model.encoder.register_forward_pre_hook(
         lambda _, args, kwargs: sequences.append(len(kwargs["input_ids"])), with_kwargs=True
     )
-    record = inspect(model, LINES, words=letters(around=False), targets=LINES)
+    words = letters(around=False)
+    record = inspect(model, LINES, words=words, targets=LINES)
     assert set(sequences) == {1}
-    assert len(record.layers) > 2
-    assert any(layer.unplaced for layer in record.layers)
+    experts = [layer for layer in record.layers if ".experts." in layer.name]
+    assert experts
+    assert all(layer.unplaced == layer.tokens > 0 for layer in experts)
+    silent = [left for left in record.left if ".experts." in left.name]
+    assert len(experts) + len(silent) == 8
+    # transformers 5.23 sends some tokens to an expert more than once
+    says = "no token of the text came to it", "more rows of a sequence come to it than there are"
+    assert all(left.reason.startswith(says) for left in silent)
+    plain, fired = copy.deepcopy(model).double(), {layer.name: list[Tensor]() for layer in experts}
+    for name, found in fired.items():
+        plain.get_submodule(name).fc1.register_forward_hook(
+            lambda _, args, z, found=found: found.append(z.reshape(-1, D_FF) > 0)
+        )
+    with torch.no_grad():
+        for ids in words(LINES)["input_ids"]:
+            plain(torch.tensor([ids]), decoder_input_ids=torch.tensor([[2, *ids]]))
+    for layer in experts:
+        active = torch.cat(fired[layer.name])
+        assert layer.tokens == len(active)
+        assert layer.use == near(active.double().mean(0).tolist())
 
 
 def test_torchs_own_encoder() -> None:

@@ -7,10 +7,13 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from inspected import D_FF, LINES, MAKERS, D, Tried, calls, look, near
+from inspected import D_FF, LINES, MAKERS, D, Tried, calls, letters, lively, look, near
+from reluctant.errors import ReluctantError
+from reluctant.lab.inspect import inspect
 from reluctant.lab.inspect.of_layer import Layer
 from reluctant.lab.watch import Watch
 from reluctant.transformer import greedy
+from test_inspect_models import Routed
 
 pytestmark = pytest.mark.usefixtures("one_thread", "briefly")
 kinds = pytest.mark.parametrize("kind", MAKERS)
@@ -169,3 +172,71 @@ def test_the_walk_prefers_exact_zeros() -> None:
     assert record.walk is not None
     assert record.walk.layer == record.layers[1].name
     assert record.walk.z_active == 0.0
+
+
+@pytest.mark.parametrize("kind", ["post-norm", "bert"])
+def test_a_shortened_sentence_is_shown_as_text(kind: str) -> None:
+    """Without the tokens that say where it begins and ends."""
+    tried, line = MAKERS[kind](), "A dog ran home, and the old bird sings. " * 6
+    options = {"targets": None} if kind == "post-norm" else {}
+    (sentence,) = look(tried, sentences=[line], **options).sentences
+    shown = sentence.text.replace(" ", "")
+    assert 15 <= len(shown) < len(line.replace(" ", ""))
+    assert line.replace(" ", "").startswith(shown)
+
+
+@kinds
+def test_neurons_that_are_named_are_taken_out(kind: str) -> None:
+    """And those that add most, too; the layer by its name, or as tables call it."""
+    tried = MAKERS[kind]()
+    options = {"targets": None} if kind == "post-norm" else {}
+    plain = look(tried, sentences=LINES[:2], **options)
+    first, last = plain.layers[0], plain.layers[-1]
+    top = {w.neuron for s in plain.sentences for w in s.layers[-1].without}
+    named = next(neuron for neuron in range(D_FF) if neuron not in top)
+    asked = [(last.name, named), (f"{first.stack} 0", 3), (last.name, named)]
+    record = look(tried, sentences=LINES[:2], without=asked, **options)
+    for sentence, before, item in zip(record.sentences, plain.sentences, tried.items, strict=False):
+        for layer, old in zip(sentence.layers, before.layers, strict=True):
+            others = [w for w in layer.without if not w.asked]
+            assert others == [w for w in old.without if (layer.name, w.neuron) != (first.name, 3)]
+        *_, told = sentence.layers
+        assert [w.neuron for w in told.without if w.asked] == [named]
+        assert [w.neuron for w in sentence.layers[0].without if w.asked] == [3]
+        without = next(w for w in told.without if w.asked)
+        other = copy.deepcopy(tried.model)
+        with torch.no_grad():
+            other.get_submodule(tried.layers[last.name][1]).weight[:, named] = 0
+        says = _says(tried, tried.model, item)
+        assert without.after == _says(tried, other, item)[0]
+        assert without.change == pytest.approx(
+            _change(tried, other, says, item), rel=1e-3, abs=1e-6
+        )
+    assert named in {neuron.index for neuron in record.layers[-1].neurons}
+
+
+def test_neurons_that_are_not_there() -> None:
+    tried = MAKERS["pre-norm"]()
+    name = "model.decoder.layers.1"
+    for layer, neuron, says in (
+        ("model 2", 0, f"model.decoder.layers.0, {name}; got 'model 2'"),
+        (name, D_FF, f"expected a neuron of {name} from 0 to {D_FF - 1}, got {D_FF}"),
+        (name, -1, "got -1"),
+    ):
+        with pytest.raises(ReluctantError, match=says):
+            look(tried, without=[(layer, neuron)])
+
+
+def test_a_neuron_of_an_expert_can_be_named() -> None:
+    """Of which no sentence tells the tokens."""
+    model, words = lively(Routed()), letters(around=False)
+    record = inspect(model, LINES, words=words, sentences=LINES[:1], without=[("expert", 5)])
+    (layer,) = [each for each in record.sentences[0].layers if each.name == "expert"]
+    (without,) = layer.without
+    ids, other = torch.tensor([words(LINES[0])["input_ids"]]), copy.deepcopy(model)
+    with torch.no_grad():
+        other.expert.down.weight[:, 5] = 0
+        old, new = (each(ids)[0].double().mean(0) for each in (model, other))
+    change = 1 - float(torch.cosine_similarity(old, new, dim=0))
+    assert (layer.tokens, without.neuron, without.asked) == ([], 5, True)
+    assert without.change == pytest.approx(change, rel=1e-3, abs=1e-6)

@@ -1,46 +1,18 @@
 """Texts of all kinds, piece by piece."""
 
+import os
 from pathlib import Path
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from hostile import HOSTILE, LANGUAGES
 from reluctant.errors import ReluctantError
 from reluctant.lab.inspect import text as module
 from reluctant.lab.inspect.text import File, Lines
 from reluctant.lab.inspect.words import Words
 from reluctant.translation.vocabulary import Vocabulary
-
-# The same greeting, and what scripts do to each other: marks, directions, joined emoji.
-HOSTILE = [
-    "Grüß Gott",
-    "Здравствуйте",
-    "こんにちは",
-    "你好",
-    "안녕하세요",
-    "שלום",
-    "مرحبا",
-    "नमस्ते",
-    "สวัสดี",
-]
-HOSTILE += [
-    "Γειά",
-    "გამარჯობა",
-    "ሰላም",
-    "a\u202eb\u202cc",
-    "👩‍👩‍👧‍👦🏳️‍🌈",
-    "e\u0301\u0301",
-    "<script>alert(1)</script>",
-]
-HOSTILE += [
-    "[bold]no[/bold]",
-    "\x00\x01\x1b[31m",
-    "\ufffd is itself",
-    "\ufeff",
-    "a\u2028b",
-    "1" * 50,
-]
 
 
 def sources(path: Path, target: Path | None = None) -> list[str]:
@@ -80,6 +52,10 @@ def test_a_long_line_comes_in_pieces(
     assert all(len(text.encode()) <= size for text, _ in found)
 
 
+def test_the_lines_are_of_fifty_languages() -> None:
+    assert len(set(LANGUAGES)) >= 50
+
+
 @pytest.mark.parametrize("line", HOSTILE)
 def test_hostile_lines_stay_as_they_are(tmp_path: Path, line: str) -> None:
     path = tmp_path / "text"
@@ -99,6 +75,48 @@ def test_a_mark_and_carriage_returns_are_no_text(tmp_path: Path) -> None:
     path = tmp_path / "text"
     path.write_bytes(b"\xef\xbb\xbfone\r\n\r\ntwo\r\n")
     assert sources(path) == ["one", "two"]
+
+
+def pipe(content: bytes) -> Path:
+    """Its end to be read, as `<(...)` of a shell is."""
+    reading, writing = os.pipe()
+    os.write(writing, content)
+    os.close(writing)
+    return Path(f"/dev/fd/{reading}")
+
+
+@pytest.mark.parametrize("mark", [b"", b"\xef\xbb\xbf"])
+def test_a_pipe_is_read_as_a_file_is(tmp_path: Path, mark: bytes) -> None:
+    content = mark + "\n".join(HOSTILE * 9).encode()
+    (tmp_path / "text").write_bytes(content)
+    file = File(pipe(content))
+    assert [pair.source for pair in file.pairs()] == sources(tmp_path / "text")
+    assert (file.size, file.bytes) == (None, len(content))
+
+
+def test_a_pipe_beside_a_target_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "text").write_text("one\n")
+    for pair in (pipe(b"one\n"), tmp_path / "text"), (tmp_path / "text", pipe(b"one\n")):
+        with pytest.raises(ReluctantError, match=r"/dev/fd/\d+, which can be read once"):
+            File(*pair)
+
+
+def test_a_text_alone_is_read_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "text").write_text("one\ntwo\n")
+    monkeypatch.setattr(module, "_lines", None)
+    assert sources(tmp_path / "text") == ["one", "two"]
+
+
+@pytest.mark.parametrize("line", ["a" * 13, "aé" * 9, "a"])
+def test_a_long_first_line_after_a_mark(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, line: str
+) -> None:
+    monkeypatch.setattr(module, "PIECE", 8)
+    for mark in ("", "\ufeff"):
+        (tmp_path / "text").write_text(f"{mark}{line}\nend")
+        assert "".join(sources(tmp_path / "text")) == f"{line}end"
+    (tmp_path / "text").write_text("\ufeff")
+    assert sources(tmp_path / "text") == []
 
 
 def test_an_empty_file(tmp_path: Path) -> None:
@@ -135,8 +153,8 @@ def test_what_cannot_be_read(tmp_path: Path) -> None:
 
 def test_lines_that_are_there() -> None:
     text = Lines(["one", "", "a\ud800b"], ["eins", "x", "y"])
-    assert list(text.pairs()) == [("one", "eins"), ("a\ufffd\ufffd\ufffdb", "y")]
-    assert text.replaced == 3
+    assert list(text.pairs()) == [("one", "eins"), ("a\ufffdb", "y")]
+    assert text.replaced == 1
     with pytest.raises(ReluctantError, match="put it in a list"):
         Lines("one")
     with pytest.raises(ReluctantError, match="a target for each line"):

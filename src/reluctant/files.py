@@ -9,6 +9,17 @@ from typing import Any
 from reluctant.errors import ReluctantError
 
 
+def expanded(name: str | Path) -> Path:
+    """The path that a user names, who may write ~ for a home.
+
+    Raises ReluctantError for the home of somebody who is not known here.
+    """
+    try:
+        return Path(name).expanduser()
+    except RuntimeError as error:
+        raise ReluctantError(f"expected a path, got {name}: {error}") from error
+
+
 def check_writable(path: Path) -> None:
     """Refuse, before a long run, a path that its result could not be written to.
 
@@ -82,6 +93,15 @@ def write_json(path: Path, value: Any) -> None:
         ValueError: `value` holds a NaN or an infinity, which JSON cannot say.
     """
     write_atomic(path, json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
+
+
+def json_line(value: Any) -> str:
+    """`value` as JSON in one line, for a stream that may be a terminal: printable ASCII.
+
+    >>> json_line({"é": "\\x9b31m\\x7f"})
+    '{"\\\\u00e9": "\\\\u009b31m\\\\u007f"}'
+    """
+    return json.dumps(value, allow_nan=False).replace("\x7f", "\\u007f")  # which is ASCII, too
 
 
 def _mode(path: Path) -> int:

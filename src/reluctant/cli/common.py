@@ -10,6 +10,7 @@ import typer
 from reluctant.errors import ReluctantError
 from reluctant.files import check_writable, write_json
 from reluctant.missing import numba_for
+from reluctant.printable import printable
 
 if TYPE_CHECKING:
     from rich.progress import Progress
@@ -45,8 +46,13 @@ def clean_exit(json: Path | None) -> Iterator[None]:
         with numba_for("this command"):
             yield
     except ReluctantError as error:
-        typer.echo(f"reluctant: {error}", err=True)
+        complain(str(error))
         raise typer.Exit(UNUSABLE) from error
+
+
+def complain(says: str) -> None:
+    """On stderr, from us. Names of files and what a library says may hold any character."""
+    typer.echo(printable(f"reluctant: {says}", keep="\n"), err=True)
 
 
 def progress() -> "Progress":

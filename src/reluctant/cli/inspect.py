@@ -1,8 +1,9 @@
 """`reluctant inspect`."""
 
-import json as json_format
 import shlex
 import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated
 
@@ -15,10 +16,11 @@ from reluctant.cli.common import (
     TargetLang,
     TrustRemoteCode,
     clean_exit,
+    complain,
     progress,
 )
 from reluctant.errors import ReluctantError
-from reluctant.files import write_json
+from reluctant.files import json_line, write_json
 
 
 def inspect(
@@ -29,7 +31,7 @@ def inspect(
             "package.module:factory, which returns (model, tokenizer)."
         ),
     ],
-    text: Annotated[Path, typer.Option(help="A file in UTF-8, a sequence a line.")],
+    text: Annotated[Path, typer.Option(help="A file in UTF-8, or a pipe, a sequence a line.")],
     target: Annotated[
         Path | None,
         typer.Option(
@@ -41,6 +43,14 @@ def inspect(
         list[str] | None,
         typer.Option(
             help="To be looked at by itself, as often as you like; otherwise the first three lines."
+        ),
+    ] = None,
+    without: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="LAYER:NEURON",
+            help="To be taken out of each sentence, beside the three of each layer that add most "
+            "to it; as often as you like. The layer by its name, or such as 'encoder 0'.",
         ),
     ] = None,
     neurons: Annotated[
@@ -88,6 +98,7 @@ def inspect(
             limit=limit,
             seed=seed,
             command=shlex.join(["reluctant", *sys.argv[1:]]),
+            without=list(map(_named, without or ())),
         )
         with progress() as bar:
             task = bar.add_task("loading", total=read.size)
@@ -99,7 +110,7 @@ def inspect(
                 raise ReluctantError(
                     f"expected no --target for {model}, which is no encoder-decoder: leave it out"
                 )
-            with interruptible() as stopped:
+            with interruptible() as stopped, _exit_code(stopped):
                 record = run_inspection(
                     subject,
                     read,
@@ -117,15 +128,36 @@ def inspect(
 
             write_inspection(found, html)
         if json == "-":
-            line = json_format.dumps(found, ensure_ascii=False, allow_nan=False)
-            sys.stdout.buffer.write(line.encode() + b"\n")
-            sys.stdout.flush()
+            typer.echo(json_line(found))
         else:
             show(record, Console())
         if not record.sound:
             for check in record.checks:
                 if not check.holds:
-                    typer.echo(f"reluctant: {check.says}", err=True)
+                    complain(check.says)
             raise typer.Exit(FAILED)
         if interrupted:
             raise typer.Exit(INTERRUPTED)
+
+
+@contextmanager
+def _exit_code(stopped: Callable[[], bool]) -> Iterator[None]:
+    """That of Ctrl-C, too, where it came before there was anything to tell."""
+    try:
+        yield
+    except ReluctantError as error:
+        if not stopped():
+            raise
+        complain(str(error))
+        raise typer.Exit(INTERRUPTED) from error
+
+
+def _named(neuron: str) -> tuple[str, int]:
+    """Of LAYER:NEURON."""
+    layer, _, index = neuron.rpartition(":")
+    if not layer or not index.isdecimal():
+        raise ReluctantError(
+            "expected --without LAYER:NEURON, such as encoder.layers.0.feed_forward:17, got "
+            f"{neuron!r}"
+        )
+    return layer, int(index)

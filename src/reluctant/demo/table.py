@@ -12,6 +12,7 @@ from rich.text import Text
 
 from reluctant.demo.run import WAYS, Result, Sentence
 from reluctant.machine import header
+from reluctant.printable import printable
 
 WIDEST = 100  # columns
 _FIGURES = 8  # columns of a number in the rows
@@ -123,5 +124,4 @@ def _layers(result: Result) -> Table:
 
 
 def _printable(text: str, style: str) -> Text:
-    """A model may write any character, and a terminal obeys some of them."""
-    return Text("".join(c if c.isprintable() else "\ufffd" for c in text), style=style)
+    return Text(printable(text), style=style)

@@ -6,10 +6,12 @@ from torch import Tensor
 from reluctant.lab.contexts import Contexts
 from reluctant.lab.density import Density
 from reluctant.lab.placed import Placed
+from reluctant.lab.residual import Residual
 from reluctant.lab.sample import SIZE, Reservoir
 from reluctant.lab.watch import Seen, Watch
 
 NEAR = 0.01  # of a token's largest |h|
+_PIECE = 64  # rows that are made float64 at once: their squares may be too large for float32
 
 
 class Instrument:
@@ -24,7 +26,8 @@ class Instrument:
     and of how many pairs; two empty sets are the same one, 1. ratio, cosine, updates: the sums of
     |y| / |residual| and of the cosine between the two, over so many tokens. why: the reason why
     there is no residual, "" if there always was one. unplaced: tokens of calls whose rows are not
-    the batch's tokens, as those of an expert.
+    the batch's tokens, as those of an expert. not_finite: tokens with an infinite h or a NaN; sums
+    are no numbers then, contexts are of the others.
     """
 
     def __init__(self, watch: Watch, *, positions: int, vocabulary: int, seed: int) -> None:
@@ -38,7 +41,7 @@ class Instrument:
         self.total = torch.zeros(self.d_ff, dtype=torch.float64)
         self.energy = torch.zeros_like(self.total)
         self.near = self.overlap = self.ratio = self.cosine = 0.0
-        self.neighbours = self.updates = self.unplaced = 0
+        self.neighbours = self.updates = self.unplaced = self.not_finite = 0
         self.why = ""
 
     def add(self, seen: Seen, placed: Placed | None) -> None:
@@ -55,12 +58,16 @@ class Instrument:
         self.sample.add(seen.x)
         self.use += active.sum(0)
         self.total += h.sum(0).double()
-        self.energy += h.square().sum(0).double()
+        for at in range(0, len(h), _PIECE):
+            self.energy += h[at : at + _PIECE].double().square_().sum(0)
         sizes = h.abs()
-        near = sizes > NEAR * sizes.amax(1, keepdim=True)
-        self.near += float(near.sum()) / self.d_ff
+        largest = sizes.amax(1, keepdim=True)
+        self.near += float((sizes > NEAR * largest).sum()) / self.d_ff
+        finite = largest.isfinite()
+        strange = len(h) - int(finite.sum())
+        self.not_finite += strange
         if placed is not None:
-            self.contexts.add(h, active, placed.windows)
+            self.contexts.add(h, active & finite if strange else active, placed.windows)
             self._neighbours(active, counts, placed.follows)
 
     def _neighbours(self, active: Tensor, counts: Tensor, follows: Tensor) -> None:
@@ -70,20 +77,18 @@ class Instrument:
         self.overlap += float(jaccard[follows].sum())
         self.neighbours += int(follows.sum())
 
-    def add_update(
-        self, y: Tensor, residual: Tensor | None, placed: Placed | None, why: str
-    ) -> None:
-        """Take what one call added to the residual stream, both (rows, d_model), or why not."""
-        if residual is None:
-            self.why = self.why or why
+    def add_update(self, y: Tensor, residual: Residual, placed: Placed | None) -> None:
+        """Take what one call added, (rows, d_model), to the residual stream."""
+        if residual.rows is None:
+            self.why = self.why or residual.why
             return
+        y, other = y.double(), residual.rows.double()
         if placed is not None:
-            y, residual = y[placed.rows], residual[placed.rows]
-        y, residual = y.double(), residual.double()
-        length, other = y.norm(dim=1), residual.norm(dim=1)
-        there = other > 0
-        self.ratio += float((length[there] / other[there]).sum())
-        self.cosine += float(torch.cosine_similarity(y[there], residual[there], dim=1).sum())
+            y, other = y[placed.rows], other[placed.rows]
+        there = other.norm(dim=1) != 0
+        y, other = y[there], other[there].nan_to_num(torch.nan, torch.nan, torch.nan)
+        self.ratio += float((y.norm(dim=1) / other.norm(dim=1)).sum())
+        self.cosine += float(torch.cosine_similarity(y, other, dim=1).sum())
         self.updates += int(there.sum())
 
     @property

@@ -1,5 +1,6 @@
 """Where the rows of a layer's input stand in the text."""
 
+import copy
 from functools import cached_property
 
 import torch.nn.functional as F
@@ -12,20 +13,35 @@ class Placed:
     """The tokens of one batch, as rows, padding left out.
 
     ids: token ids (sequences, length), each sequence followed by padding. mask: bool, the same
-    shape, False at padding. size: of both. rows: the real tokens' indices among all, int64 (n,).
+    shape, False at padding. shape: of both. rows: the real tokens' indices among all, int64 (n,).
 
     >>> import torch
     >>> placed = Placed(torch.tensor([[5, 6], [7, 0]]), torch.tensor([[True, True], [True, False]]))
     >>> placed.ids, placed.positions, placed.follows
     (tensor([5, 6, 7]), tensor([0, 1, 0]), tensor([ True, False]))
+    >>> placed.rows, placed.turned().rows
+    (tensor([0, 1, 2]), tensor([0, 2, 1]))
     """
 
     def __init__(self, ids: Tensor, mask: Tensor) -> None:
         self._padded = ids.masked_fill(~mask, -1)
-        self.size = mask.numel()
-        self.rows = mask.flatten().nonzero().squeeze(1)
+        self.shape: tuple[int, ...] = tuple(mask.shape)
+        self._there = self.rows = mask.flatten().nonzero().squeeze(1)
         self.ids = ids.flatten()[self.rows]
         self.positions = self.rows % mask.shape[1]
+
+    def turned(self) -> "Placed":
+        """The same tokens in the same order, but `rows` those of a call (length, sequences)."""
+        sequences, length = self.shape
+        other = copy.copy(self)
+        other.rows = self.positions * sequences + self._there // length
+        return other
+
+    @property
+    def padded(self) -> bool:
+        """Whether there is padding among its positions."""
+        sequences, length = self.shape
+        return len(self._there) < sequences * length
 
     @cached_property
     def follows(self) -> Tensor:
@@ -40,4 +56,4 @@ class Placed:
         """
         wide = F.pad(self._padded.int(), (BEFORE, AFTER), value=-1)
         windows = wide.unfold(1, BEFORE + 1 + AFTER, 1).reshape(-1, BEFORE + 1 + AFTER)
-        return windows[self.rows]
+        return windows[self._there]

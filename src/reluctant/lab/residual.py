@@ -3,7 +3,8 @@
 Nothing is known of the model's code. The norms tell: the one that reads what comes after the layer
 reads residual + y. Post-norm (Vaswani et al. 2017) that residual is the layer's own input x;
 pre-norm (Xiong et al. 2020) it is what the norm before, which gave x, has read. Which of the two it
-is, if any, is decided by the numbers, in each call.
+is, if any, is decided by the numbers, in each call and in each of its elements: the one whose sum
+with y is nearer to what the norm read, and not further from it than rounding may be.
 """
 
 from collections.abc import Callable, Collection
@@ -17,16 +18,31 @@ OTHER = (
     "the next norm reads neither the layer's input plus its output, nor what the norm before read "
     "plus it: attention beside the layer, a scale, or another norm stands between"
 )
-_SLACK = 64  # units of rounding
+EITHER = (
+    "the next norm reads what may be the layer's input plus its output, and as well what the norm "
+    "before read plus it: both are equally near, in the few digits that there are"
+)
+
+
+class Residual(NamedTuple):
+    """What a layer's output was added to.
+
+    rows: (rows, d_model), or None; why: the reason why there are none, else "". shape: of the sum
+    that the norm read, without d_model; None if it read no such sum.
+    """
+
+    rows: Tensor | None
+    why: str = ""
+    shape: tuple[int, ...] | None = None
 
 
 class _Open(NamedTuple):
-    """A layer that was called. found: to be told the residual's rows, or why there are none."""
+    """A layer that was called. before: what the norm that gave x has read."""
 
     x: Tensor
     y: Tensor
     before: Tensor | None
-    found: Callable[[Tensor | None, str], object]
+    found: Callable[[Residual], object]
 
 
 class Residuals:
@@ -37,9 +53,9 @@ class Residuals:
     >>> norm, found = nn.LayerNorm(4), []
     >>> with Residuals(norm, {4}) as residuals:
     ...     x, y = torch.ones(2, 4), torch.arange(8.0).view(2, 4)
-    ...     residuals.called(x, y, lambda residual, why: found.append(residual is x))
+    ...     residuals.called(x, y, found.append)
     ...     _ = norm(x + y)
-    >>> found
+    >>> [each.rows is x for each in found]
     [True]
     """
 
@@ -62,13 +78,13 @@ class Residuals:
         for handle in self._handles:
             handle.remove()
 
-    def called(self, x: Tensor, y: Tensor, found: Callable[[Tensor | None, str], object]) -> None:
+    def called(self, x: Tensor, y: Tensor, found: Callable[[Residual], object]) -> None:
         """A layer made y of x, both (rows, d_model). `found` is told once, soon after."""
         self._close(NO_NORM)
         before = None
         if self._last is not None:
             read, gave = (_rows(each, x) for each in self._last)
-            if gave is not None and torch.equal(gave, x):
+            if gave is not None and _same(gave, x):
                 before = read
         self._open = _Open(x, y, before, found)
 
@@ -77,34 +93,60 @@ class Residuals:
         self._close(NO_NORM)
         self._last = None
 
+    def forget(self) -> None:
+        """The model's forward has failed: nobody is told anything."""
+        self._open = self._last = None
+
     def _norm(self, module: nn.Module, args: Any, kwargs: Any, result: Any) -> None:
         read = args[0] if args else next(iter(kwargs.values()), None)
         if not isinstance(read, Tensor) or not isinstance(result, Tensor):
             return
         if self._open is not None:
             self._decide(self._open, read)
-        self._last = read, result
+        self._last = read.clone(), result  # the model may go on to write into what was read
 
+    @torch.no_grad()
     def _decide(self, layer: _Open, read: Tensor) -> None:
         total = _rows(read, layer.y)
-        if total is not None:
-            slack = _SLACK * torch.finfo(total.dtype).eps * float(total.abs().max() + 1e-30)
-            slack += _SLACK * torch.finfo(total.dtype).eps * float(layer.y.abs().max())
-            for residual in (layer.x, layer.before):
-                if residual is not None and _near(total - layer.y, residual, slack):
-                    self._open = None
-                    layer.found(residual, "")
-                    return
-        self._close(OTHER)
+        if total is None:
+            return self._close(OTHER)
+        both = [each for each in (layer.x, layer.before) if each is not None]
+        apart = [_apart(total, each, layer.y) for each in both]
+        least = min(apart)
+        if not least <= 1:
+            return self._close(OTHER)
+        nearest = [each for each, off in zip(both, apart, strict=True) if off == least]
+        self._open = None
+        shape = tuple(read.shape[:-1])
+        one = _same(nearest[0], nearest[-1])
+        layer.found(Residual(nearest[0], "", shape) if one else Residual(None, EITHER, shape))
+        return None
 
     def _close(self, why: str) -> None:
         layer, self._open = self._open, None
         if layer is not None:
-            layer.found(None, why)
+            layer.found(Residual(None, why))
 
 
-def _near(a: Tensor, b: Tensor, slack: float) -> bool:
-    return bool(((a - b).abs() <= slack).all())
+def _apart(total: Tensor, residual: Tensor, y: Tensor) -> float:
+    """How far they are from total = residual + y, in the element where it is most.
+
+    1 is what it may be after two roundings, one of the sum and one of what is added: eps (|r| +
+    |y|), with the eps of the shortest dtype.
+    """
+    added = (residual + y).to(total.dtype)
+    if torch.equal(added, total):
+        return 0.0
+    same = (added == total) | (added.isnan() & total.isnan())
+    eps = max(torch.finfo(each.dtype).eps for each in (total, residual, y))
+    off = (total.double() - added.double()).abs()
+    room = eps * (residual.double().abs() + y.double().abs())
+    return float((off / room).masked_fill(same, 0.0).nan_to_num(nan=torch.inf).amax())
+
+
+def _same(one: Tensor, other: Tensor) -> bool:
+    """Whether they are equal, and NaN at the same places."""
+    return torch.equal(one, other) or bool(((one == other) | (one.isnan() & other.isnan())).all())
 
 
 def _rows(tensor: Tensor, like: Tensor) -> Tensor | None:

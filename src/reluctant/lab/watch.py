@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.utils.hooks import RemovableHandle
 
 from reluctant.engine import Engine
 from reluctant.surgery.optimize import optimize, restore
@@ -32,21 +33,30 @@ class Watch:
     """Takes an engine's place: computes the layer in plain torch, and shows each call to `see`.
 
     name: of the layer in its model. without: a neuron that is taken out, its h is 0; or None.
+    shape: of the last call's x that was shown, without d_model. calls: that came here; missed:
+    forwards of the layer's module in which none did, as its own code ran; why: in the first one.
     """
 
     def __init__(self, name: str, engine: Engine) -> None:
         self.name, self.engine = name, engine
         self.see: Callable[[Watch, Seen], object] | None = None
         self.without: int | None = None
+        self.shape: tuple[int, ...] = ()
+        self.calls = self.missed = 0
+        self.why = ""
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self.engine, name)
 
     def __call__(self, x: Tensor, drop: float = 0.0) -> Tensor:
-        seen = self.compute(x.reshape(-1, x.shape[-1]))
-        if self.see is not None:
-            self.see(self, seen)
-        return seen.y.view(x.shape)
+        self.calls += 1
+        rows = x.reshape(-1, x.shape[-1])
+        if self.see is None:
+            return self.compute(rows).y.view(x.shape)
+        self.shape = tuple(x.shape[:-1])
+        seen = self.compute(rows.clone())  # the model may write into what it gave, and into y
+        self.see(self, seen)
+        return seen.y.clone().view(x.shape)
 
     def compute(self, rows: Tensor) -> Seen:
         """The layer of rows (n, d_model), in their dtype."""
@@ -110,6 +120,33 @@ class Watched:
         for watch in self.watches:
             watch.see = see
 
+    def begin(self) -> None:
+        """Count calls from now on."""
+        for watch in self.watches:
+            watch.calls, watch.missed, watch.why = 0, 0, ""
+
+
+def _notices(watch: Watch, module: nn.Module, seat: Seat) -> Iterator[RemovableHandle]:
+    """Hooks that count the forwards of a layer's module in which the watch was not called."""
+    begun: list[int] = []
+
+    def begins(_: nn.Module, args: Any) -> None:
+        begun.append(watch.calls)
+
+    def ends(_: nn.Module, args: Any, result: Any) -> None:
+        if watch.calls > begun.pop():
+            return
+        watch.missed += 1
+        if not watch.why and seat_of(module) is not seat:
+            watch.why = "it was put back, as its own code computes something else"
+        elif not watch.why and seat.site.row is not None and seat.ready(module):
+            watch.why = "what came to its parts is no plain tensor of the weights' dtype on the CPU"
+        elif not watch.why:
+            watch.why = seat.why_not(module, *(args[:1] if seat.site.row is None else ()))
+
+    yield module.register_forward_pre_hook(begins)
+    yield module.register_forward_hook(ends)
+
 
 @contextmanager
 def watched(model: nn.Module) -> Iterator[Watched]:
@@ -130,6 +167,7 @@ def watched(model: nn.Module) -> Iterator[Watched]:
     restore(model)  # of a copy of a served model
     report = optimize(model, parts=("feed_forward",), way="dense")
     watches, seats = list[Watch](), list[tuple[nn.Module, Seat]]()
+    handles: list[RemovableHandle] = []
     try:
         for entry in report.swapped:
             module = model.get_submodule(entry.name)
@@ -139,8 +177,11 @@ def watched(model: nn.Module) -> Iterator[Watched]:
             seat.engine = watch
             watches.append(watch)
             seats.append((module, seat))
+            handles += _notices(watch, module, seat)
         yield Watched(tuple(watches), (*report.refused, *report.untouched), tuple(seats))
     finally:
+        for handle in handles:
+            handle.remove()
         for watch, (_, seat) in zip(watches, seats, strict=True):
             seat.engine = watch.engine
         restore(model)

@@ -5,6 +5,7 @@ import os
 from pathlib import Path
 
 from reluctant.errors import ReluctantError
+from reluctant.files import expanded
 
 VARIABLE = "RELUCTANT_MODEL"
 KEPT = Path("kept", "en-de")
@@ -55,7 +56,7 @@ def is_hugging_face(folder: Path) -> bool:
 
 
 def _expected(named: str | Path, source: str) -> Path:
-    folder = Path(named).expanduser()
+    folder = expanded(named)
     if not folder.is_dir():
         raise ReluctantError(f"expected a model's folder, got {named}{source}: there is none")
     if not (folder / CONFIG).is_file():

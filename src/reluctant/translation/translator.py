@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from reluctant.errors import ReluctantError
+from reluctant.files import expanded
 from reluctant.translation.backend import Backend, Search
 from reluctant.translation.folder import is_hugging_face
 from reluctant.translation.segments import segments
@@ -85,7 +86,7 @@ class Translator:
                 "expected a batch_size of at least 1 and a longest of at least 2, got "
                 f"{batch_size} and {longest}"
             )
-        folder, self._batch_size = Path(folder).expanduser(), batch_size
+        folder, self._batch_size = expanded(folder), batch_size
         if is_hugging_face(folder):
             from reluctant.translation.hugging_face import HuggingFace  # noqa: PLC0415  an extra
 

@@ -18,6 +18,7 @@ import torch
 from torch import nn
 
 from reluctant.errors import ReluctantError
+from reluctant.files import expanded
 
 
 @dataclass(frozen=True)
@@ -51,7 +52,7 @@ def load(
     if ":" in name and not Path(name).exists():
         return _from_factory(name)
     if name.startswith((".", "/", "~")) or Path(name).exists():
-        folder = Path(name).expanduser()
+        folder = expanded(name)
         if not folder.is_dir():
             raise ReluctantError(f"expected a model's folder, got {name}: there is none")
         if not (folder / "config.json").is_file():

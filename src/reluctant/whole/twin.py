@@ -11,16 +11,16 @@ from reluctant.whole.load import one_line
 
 
 def twin(model: nn.Module) -> nn.Module:
-    """Copy the modules but not the parameters and buffers: both models hold the same ones.
+    """Copy the modules but not the parameters: both models hold the same ones. Buffers are copied,
+    too, as a forward may write into them, such as counts or what it has seen before.
 
-    >>> model = nn.Linear(2, 2)
+    >>> model = nn.BatchNorm1d(2)
     >>> other = twin(model)
-    >>> other is not model and other.weight is model.weight
-    True
+    >>> other.weight is model.weight, other.running_mean is model.running_mean
+    (True, False)
     """
-    shared = [*model.parameters(), *model.buffers()]
     try:
-        return copy.deepcopy(model, {id(tensor): tensor for tensor in shared})
+        return copy.deepcopy(model, {id(each): each for each in model.parameters()})
     except Exception as error:
         raise ReluctantError(f"this model cannot be copied: {one_line(error)}") from error
 

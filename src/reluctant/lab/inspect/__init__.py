@@ -35,12 +35,14 @@ def inspect(
     name: str = "model",
     languages: Languages = (None, None),
     stopped: Callable[[], bool] = never,
+    without: Sequence[tuple[str, int]] = (),
 ) -> Record:
     """Send text through a model, once, and tell what each of its feed-forward layers did with it.
 
     model: in eval mode, on the CPU: a `reluctant.transformer.Transformer`, a model of transformers,
         or any other that takes token ids (sequences, length) and returns a tensor. What is run is a
-        copy on the same weights; the model stays as it is.
+        copy on the same weights; the model stays as it is. Hooks that you have put on it are called
+        in the copy, too, for they may be a part of what it computes.
     lines: the text; long ones are cut at the model's length. Memory does not grow with it.
     words: its `Vocabulary`, or its tokenizer of transformers.
     targets: of an encoder-decoder, what the decoder reads, a line for each of `lines`; None: the
@@ -50,6 +52,8 @@ def inspect(
     limit: about so many tokens of the text; None: all of it. seed: of the samples.
     name: of the model. languages: codes of source and target, for models of many languages.
     stopped: asked between batches whether to stop and tell what was seen.
+    without: neurons to be taken out of each sentence, beside those that add most to it: the name of
+        the layer, as the record has it, and the index.
 
     Raises ReluctantError for a model without a feed-forward layer that can be watched, or that does
     not go with its words, for a text without a token, and targets that are not as many as lines.
@@ -71,6 +75,6 @@ def inspect(
         raise ReluctantError(
             f"expected no targets for {name}, which has no decoder beside an encoder"
         )
-    options = Options(sentences=sentences, neurons=neurons, limit=limit, seed=seed)
+    options = Options(sentences=sentences, neurons=neurons, limit=limit, seed=seed, without=without)
     text, translated = Lines(lines, targets), two and targets is None
     return run_inspection(subject, text, options, translated=translated, stopped=stopped)

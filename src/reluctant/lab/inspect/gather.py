@@ -58,6 +58,8 @@ def layer_of(instrument: Instrument, subject: Subject, wanted: Wanted) -> Layer:
         flops_share=wanted.flops_share,
         tokens=tokens,
         unplaced=instrument.unplaced,
+        not_finite=instrument.not_finite,
+        calls_per_token=tokens / max(wanted.stack_tokens, 1),
         density=_density(counted, subject),
         near=instrument.near / max(tokens, 1),
         candidates=candidates,
@@ -76,15 +78,23 @@ def layer_of(instrument: Instrument, subject: Subject, wanted: Wanted) -> Layer:
 
 
 def norm_shares(instrument: Instrument) -> Tensor:
-    """Each neuron's part of the sum of h_i^2 |v_i|^2 over all tokens: float64 (d_ff,)."""
+    """Each neuron's part of the sum of h_i^2 |v_i|^2 over all tokens: float64 (d_ff,).
+
+    All NaN where an h was not finite.
+    """
     values = instrument.watch.engine.neurons.values.double()
     sums = instrument.energy * values.square().sum(1)
-    return sums / sums.sum().clamp(min=torch.finfo(torch.float64).tiny)
+    total = sums.sum()
+    if not total.isfinite():
+        return torch.full_like(sums, torch.nan)
+    return sums / total.clamp(min=torch.finfo(torch.float64).tiny)
 
 
-def _fewest(shares: Tensor, part: float) -> float:
-    """The smallest share of neurons that has this part of it all."""
-    if not shares.sum() > 0:
+def _fewest(shares: Tensor, part: float) -> float | None:
+    """The smallest share of neurons that has this part of it all; None if it is no number."""
+    if not shares.isfinite().all():
+        return None
+    if not shares.any():
         return 0.0
     reached = shares.sort(descending=True).values.cumsum(0)
     return float((reached < part).sum() + 1) / len(shares)
@@ -131,6 +141,8 @@ def _why_not(subject: Subject, stack: str, d_model: int) -> str | None:
         return "the model has no output projection"
     if stack != subject.stacks[-1]:
         return f"the output projection does not read the {stack}"
+    if subject.apart is not None:
+        return subject.apart
     if subject.head.shape[1] != d_model:
         return "the output projection reads vectors of another length"
     return None

@@ -24,9 +24,12 @@ class Items:
         self._tokens, self.limited, self.first = 0, False, list[str]()
 
     def __iter__(self) -> Iterator[Item]:
+        before = 0, 0
         for pair in self._text.pairs():
             if self._full():
                 return
+            now = self._text.bytes, self._text.replaced
+            read, before = (now[0] - before[0], now[1] - before[1]), now
             sources = self._subject.encode(pair.source)
             if sources and len(self.first) < SENTENCES:
                 self.first.append(pair.source)
@@ -38,7 +41,8 @@ class Items:
                 if self._full():
                     return
                 self._tokens += len(item.source)
-                yield item
+                yield item._replace(bytes=read[0], replaced=read[1])
+                read = 0, 0  # a line counts with the first of its pieces
 
     def _full(self) -> bool:
         self.limited = self._limit is not None and self._tokens >= self._limit
@@ -64,7 +68,7 @@ def batches(items: Sequence[Item], *, alone: bool) -> Iterator[list[Item]]:
         return
     batch: list[Item] = []
     for item in sorted(items, key=lambda item: (len(item.source), len(item.target))):
-        longest = max(len(side) for each in (*batch, item) for side in each)
+        longest = max(len(side) for each in (*batch, item) for side in each.sides)
         if batch and (len(batch) == _SIZE or (len(batch) + 1) * longest > _POSITIONS):
             yield batch
             batch = []

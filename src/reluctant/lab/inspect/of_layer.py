@@ -104,8 +104,11 @@ class Layer:
     """One feed-forward layer. near: the mean share of neurons with |h| above a hundredth of the
     token's largest. dead, always: neurons that are active for none, and for every one of the
     tokens. neurons_for_90: the smallest share of neurons that has 90 % of the sum of h_i^2 |v_i|^2.
-    overlap: the mean Jaccard index of neighbouring tokens' active neurons. unplaced: tokens of
-    which it is not known where they stand in the text.
+    overlap: the mean Jaccard index of neighbouring tokens' active neurons. tokens: that came to the
+    layer, and again each time they came again; calls_per_token: how often, mean over the tokens of
+    its stack: 1, in models that use a layer several times more, of experts less. unplaced: tokens
+    of which it is not known where they stand in the text; not_finite: with an h that is infinite or
+    no number, so that sums and means of h are not known.
     """
 
     name: str
@@ -122,13 +125,15 @@ class Layer:
     flops_share: float | None
     tokens: int
     unplaced: int
+    not_finite: int
+    calls_per_token: float
     density: Density
     near: float
     candidates: Candidates | None
     dead: int
     always: int
     use: list[float]
-    neurons_for_90: float
+    neurons_for_90: float | None
     overlap: float | None
     effective_rank: Rank
     update: Update | None

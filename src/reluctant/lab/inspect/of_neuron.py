@@ -21,12 +21,14 @@ _AT_ONCE = 64  # neurons whose products with all tokens are in memory
 class Wanted:
     """What is to be told of a layer.
 
-    index: among those of its stack. parameters: of the model. flops_share: of the model's.
-    neurons: how many of those that add most; needed: others that have to be among them. tokens: of
-    a call that is timed, None: it is not; turn: seconds, as `measured` takes it.
+    index: among those of its stack. stack_tokens: that its stack has read. parameters: of the
+    model. flops_share: of the model's. neurons: how many of those that add most; needed: others
+    that have to be among them. tokens: of a call that is timed, None: it is not; turn: seconds, as
+    `measured` takes it.
     """
 
     index: int
+    stack_tokens: int
     parameters: int
     flops_share: float | None
     neurons: int

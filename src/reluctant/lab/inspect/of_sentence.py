@@ -22,7 +22,8 @@ class TokenUse:
 class Without:
     """The answer with a neuron and without it. change: the largest change of a probability, or of
     a model without words 1 - the cosine of the mean output vectors. fired: if it did not, its h was
-    exactly zero at every position, and nothing can change.
+    exactly zero at every position, and nothing can change. asked: whether it was named by who
+    asked, and is not only one of those that added most.
     """
 
     neuron: int
@@ -30,14 +31,21 @@ class Without:
     before: str | None
     after: str | None
     change: float
+    asked: bool = False
 
 
 @dataclass(frozen=True)
 class SentenceLayer:
+    """tokens: of each its neurons; empty for an expert, of which it is not known where its tokens
+    stand, and which is here for the neurons that were asked for. calls: how often the layer was
+    called for the sentence; tokens tell of the first time.
+    """
+
     name: str
     stack: str
     tokens: list[TokenUse]
     without: list[Without]
+    calls: int = 1
 
 
 @dataclass(frozen=True)

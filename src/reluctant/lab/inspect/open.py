@@ -1,11 +1,12 @@
 """From what a user names to a model with its words."""
 
-from pathlib import Path
 from typing import Any
 
 from torch import nn
 
 from reluctant.errors import ReluctantError
+from reluctant.files import expanded
+from reluctant.lab.inspect.head import why_apart
 from reluctant.lab.inspect.ours import Ours
 from reluctant.lab.inspect.subject import Subject
 from reluctant.lab.inspect.theirs import OneStack, Other, TwoStacks
@@ -31,7 +32,7 @@ def open_subject(
     Raises ReluctantError, in one line, for whatever cannot be loaded, and where there is no
     tokenizer.
     """
-    folder = Path(name).expanduser()
+    folder = expanded(name)
     shown = folder.resolve().name if folder.is_dir() else name
     if (folder / CONFIG).is_file() and not is_hugging_face(folder):
         from reluctant.translation.trained import Trained  # noqa: PLC0415
@@ -60,6 +61,8 @@ def subject_of(
             f"expected no languages for {name}, which is no Hugging Face encoder-decoder: leave "
             "--source-lang and --target-lang out"
         )
+    if isinstance(subject, OneStack | TwoStacks) and subject.head is not None:
+        subject.apart = why_apart(subject)
     return subject
 
 

@@ -28,14 +28,16 @@ class Ours(Subject):
         expect_fit(model.config, vocabulary, name)
         self.name, self.model, self._vocabulary = name, model, vocabulary
         self.words, self.vocabulary = Words.of_vocabulary(vocabulary), len(vocabulary)
-        self._room = room(model.config)
-        self.longest = longest if self._room is None else min(longest, self._room)
+        self.longest = min(longest, room(model.config) or longest)
         self.head = model.linear.weight.detach()
 
     def encode(self, text: str, longest: int | None = None) -> list[list[int]]:
         ids = self._vocabulary.encode([text])[0]
         longest = min(longest or self.longest, self.longest)
         return [[*piece, EOS] for piece in self.cut(ids, longest - 1)]
+
+    def bare(self, ids: list[int]) -> list[int]:
+        return ids[:-1]
 
     def given(self, text: str) -> list[int]:
         return [BOS, *self._vocabulary.encode([text])[0]][: self.longest]
@@ -56,12 +58,12 @@ class Ours(Subject):
         self, model: nn.Module, sources: Sequence[list[int]], most: int | None = None
     ) -> list[list[int]]:
         assert isinstance(model, Transformer)
-        if most is not None and self._room is not None:
-            most = min(most, self._room)
+        if most is not None:
+            most = min(most, self.longest)
         source = Batch([Item(ids) for ids in sources], ("encoder",), PAD).ids["encoder"]
         rows = greedy(model, source, max_length=most).tolist()
         answers = [[BOS, *(id for id in row if id not in (PAD, EOS))] for row in rows]
-        return [answer[: self._room] for answer in answers]  # the last of all is not read
+        return [answer[: self.longest] for answer in answers]
 
     def spoken(self, ids: Sequence[int]) -> str:
         return self._vocabulary.decode([ids])[0]

@@ -9,6 +9,7 @@ from typing import Any
 
 from reluctant.lab.inspect.of_layer import Layer
 from reluctant.lab.inspect.of_sentence import Sentence, Walk
+from reluctant.printable import encodable
 
 FORMAT = 1
 _DIGITS = 6  # significant ones, of every number with a fraction
@@ -30,8 +31,8 @@ class Text:
 
     tokens: positions that went through the layers, of all stacks; by_stack: of each. whole: False
     if it was stopped by Ctrl-C or by a limit: stopped says by which. replaced: what was no UTF-8,
-    and became U+FFFD. target: where what the decoder reads is from: "given", "translated" by the
-    model itself, or None.
+    and became U+FFFD. bytes, replaced: if it was stopped, of the lines that were read. target:
+    where what the decoder reads is from: "given", "translated" by the model itself, or None.
     """
 
     name: str
@@ -100,7 +101,9 @@ class Record:
         return all(check.holds for check in self.checks)
 
     def to_json(self) -> dict[str, Any]:
-        """As `json` takes it: numbers with six digits, None for those that are not finite."""
+        """As `json` takes it: numbers with six digits, None for those that are not finite, and text
+        that UTF-8 can say.
+        """
         found: dict[str, Any] = _plain(self)
         return {"format": found.pop("format"), **found}
 
@@ -112,6 +115,8 @@ def _plain(value: Any) -> Any:
         return {key: _plain(each) for key, each in value.items()}
     if isinstance(value, list):
         return [_plain(each) for each in value]
+    if isinstance(value, str):
+        return encodable(value)
     if isinstance(value, float):
         return float(f"{value:.{_DIGITS}g}") if math.isfinite(value) else None
     return value

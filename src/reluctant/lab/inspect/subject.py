@@ -1,7 +1,8 @@
 """A model that is looked into, and its words: what inspection asks of it, whoever made it."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from types import MappingProxyType
 from typing import NamedTuple
 
 import torch
@@ -15,25 +16,38 @@ MOST = 512  # tokens of a sequence, however many the model has positions for
 
 class Item(NamedTuple):
     """One sequence. target: what the decoder of an encoder-decoder reads, its begin included; else
-    empty.
+    empty. bytes, replaced: of the text that was read for it, as `Text` counts them.
     """
 
     source: list[int]
     target: list[int] = []  # noqa: RUF012  never changed
+    bytes: int = 0
+    replaced: int = 0
+
+    @property
+    def sides(self) -> tuple[list[int], list[int]]:
+        return self.source, self.target
 
 
 class Batch:
     """Sequences side by side, padded at their ends.
 
-    ids, mask: by stack, (sequences, length), int64 and bool, False at padding.
+    ids, mask: by stack, (sequences, length), int64 and bool, False at padding. least: what length
+    has to be at least, by stack.
     """
 
-    def __init__(self, items: Sequence[Item], stacks: Sequence[str], pad: int) -> None:
+    def __init__(
+        self,
+        items: Sequence[Item],
+        stacks: Sequence[str],
+        pad: int,
+        least: Mapping[str, int] = MappingProxyType({}),
+    ) -> None:
         self.ids: dict[str, Tensor] = {}
         self.mask: dict[str, Tensor] = {}
         for side, stack in enumerate(stacks):
-            rows = [item[side] for item in items]
-            width = max(map(len, rows))
+            rows = [item.sides[side] for item in items]
+            width = max(*map(len, rows), least.get(stack, 0))
             self.ids[stack] = torch.tensor([[*row, *[pad] * (width - len(row))] for row in rows])
             lengths = torch.tensor([[len(row)] for row in rows])
             self.mask[stack] = torch.arange(width) < lengths
@@ -48,7 +62,8 @@ class Subject(ABC):
     kind: "encoder-decoder", "decoder" (a language model), "encoder", or "other". stacks: the names
     of its parts, each of which reads tokens of its own. longest: most tokens of a sequence. pad:
     the id of padding; batched: whether sequences may be padded. vocabulary: the number of ids.
-    head: the output projection, (vocabulary, d_model), or None. speaks: whether its answer is
+    head: the output projection, (vocabulary, d_model), or None. apart: why it does not read what
+    the layers add up to, or None if it does. speaks: whether its answer is
     words, not vectors; answers_itself: whether it can be asked for whole ones. model: as it was
     given, not served, never changed.
     """
@@ -63,12 +78,17 @@ class Subject(ABC):
     batched: bool = True
     vocabulary: int
     head: Tensor | None = None
+    apart: str | None = None
     speaks: bool = False
     answers_itself: bool = False
 
     @abstractmethod
     def encode(self, text: str, longest: int | None = None) -> list[list[int]]:
         """The ids of a text: sequences of at most `longest` tokens, [] for a blank one."""
+
+    @abstractmethod
+    def bare(self, ids: list[int]) -> list[int]:
+        """One of those sequences without what says only that it begins and ends."""
 
     def given(self, text: str) -> list[int]:
         """What the decoder reads of a target."""
@@ -95,7 +115,8 @@ class Subject(ABC):
     ) -> list[list[int]]:
         """What the decoder reads while it says its greedy answer to each source.
 
-        most: tokens of an answer; None: 50 more than its source has.
+        most: tokens of an answer; None: 50 more than its source has. With its begin it has no
+        more than `longest`.
         """
         raise NotImplementedError
 
@@ -104,9 +125,11 @@ class Subject(ABC):
         return self.words.text(ids[1:]).strip()
 
     def stack_of(self, layer: str) -> str:
-        """Which of the stacks a layer of this name is in."""
+        """Which of the stacks a layer of this name is in: the first that its path goes through.
+        What a decoder is made of may be called an encoder, as in BERT.
+        """
         parts = layer.split(".")
-        return next((stack for stack in self.stacks if stack in parts), self.stacks[0])
+        return next((part for part in parts if part in self.stacks), self.stacks[0])
 
     def cut(self, ids: list[int], longest: int) -> list[list[int]]:
         """Pieces of at most so many ids."""

@@ -11,6 +11,7 @@ from rich.text import Text
 from reluctant.lab.inspect.of_layer import Layer, Neuron
 from reluctant.lab.inspect.of_sentence import Sentence
 from reluctant.lab.inspect.record import Record
+from reluctant.printable import printable
 
 _BAR = 8  # columns
 _NEURONS, _CONTEXTS, _TOKENS = 2, 2, 4  # of a layer, of a neuron
@@ -152,7 +153,9 @@ def _sentence(sentence: Sentence) -> Text:
         text += _text(f"  {sentence.output}\n")
     all_of_them = [(layer, w) for layer in sentence.layers for w in layer.without]
     all_of_them.sort(key=lambda pair: -pair[1].change)
-    for layer, without in all_of_them[:3]:
+    asked = [pair for pair in all_of_them if pair[1].asked]
+    others = [pair for pair in all_of_them if not pair[1].asked]
+    for layer, without in [*asked, *others[:3]]:
         says = "" if without.after == without.before else f": {without.after}"
         what = f"  without neuron {without.neuron} of {layer.name}, {without.change:.3f}{says}\n"
         text += _text(what, "dim")
@@ -168,5 +171,4 @@ def _number(number: float | None) -> str:
 
 
 def _text(text: str, style: str = "") -> Text:
-    """A text may hold any character, and a terminal obeys some of them."""
-    return Text("".join(c if c.isprintable() or c == "\n" else "\ufffd" for c in text), style=style)
+    return Text(printable(text, keep="\n"), style=style)

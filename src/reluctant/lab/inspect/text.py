@@ -1,13 +1,15 @@
 """The text that goes through a model: read piece by piece, so that its length is all the same."""
 
 from codecs import BOM_UTF8  # some programs begin a text with it
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import BinaryIO, NamedTuple, Protocol
 
 from reluctant.errors import ReluctantError
+from reluctant.printable import UNKNOWN, encodable
 
 PIECE = 2**14  # bytes of a line that are read at once
+_BLOCK = 2**20  # bytes that are read at once to count lines
 _BLANKS = b" \t\r\v\f"
 
 
@@ -63,8 +65,8 @@ class Lines:
 
     def _text(self, line: str) -> str:
         """Without surrogates, which no text has."""
-        clean = line.encode("utf-8", "surrogatepass").decode("utf-8", "replace")
-        self.replaced += clean.count("\ufffd") - line.count("\ufffd")
+        clean = encodable(line)
+        self.replaced += clean.count(UNKNOWN) - line.count(UNKNOWN)
         return clean
 
 
@@ -78,23 +80,36 @@ def _strictly(lines: Iterable[str], targets: Iterable[str]) -> Iterator[tuple[st
 class File:
     """A text in a file, in UTF-8; with `target`, the lines of another one beside it.
 
-    Long lines come in pieces of at most PIECE bytes; beside a target only the first one counts.
+    It is read once, and so may be a pipe; the two of a pair are read once more before, to count
+    their lines. Long lines come in pieces of at most PIECE bytes; beside a target only the first
+    one counts.
 
     Raises ReluctantError for a file that cannot be read, and for two with different numbers of
-    lines.
+    lines, or of which one is a pipe.
     """
 
     def __init__(self, path: Path, target: Path | None = None) -> None:
         self.name, self.bytes, self.replaced = path.name, 0, 0
         self._path, self._target = path, target
-        counts = [_lines(each) for each in (path, target) if each is not None]
-        if len(set(counts)) > 1:
+        self.size = _size(path)
+        if target is not None:
+            self._expect_as_many(target)
+
+    def _expect_as_many(self, target: Path) -> None:
+        for path, size in ((self._path, self.size), (target, _size(target))):
+            if size is None:
+                raise ReluctantError(
+                    f"expected files, as two texts beside each other are read twice; got {path}, "
+                    "which can be read once: write it to a file first"
+                )
+        there, beside = _lines(self._path), _lines(target)
+        if there != beside:
             raise ReluctantError(
-                f"expected as many lines in {target} as in {path}, got {counts[1]} and {counts[0]}"
+                f"expected as many lines in {target} as in {self._path}, got {beside} and {there}"
             )
-        self.size: int | None = path.stat().st_size
 
     def pairs(self) -> Iterator[Pair]:
+        self.bytes = 0
         with self._path.open("rb") as source:
             if self._target is None:
                 for text, _ in self._pieces(source):
@@ -113,19 +128,31 @@ class File:
 
     def _pieces(self, file: BinaryIO, *, counts: bool = True) -> Iterator[tuple[str, bool]]:
         """Pieces of lines, and whether each begins one."""
-        rest, begins = b"", True
-        if file.read(len(BOM_UTF8)) != BOM_UTF8:
-            file.seek(0)
-        while raw := rest + file.readline(PIECE - len(rest)):
-            if counts:
-                self.bytes = file.tell()
+
+        def read(most: int) -> bytes:
+            found = file.readline(most)
+            self.bytes += len(found) if counts else 0
+            return found
+
+        raw, begins = _without_mark(read), True
+        while raw:
             ends = raw.endswith(b"\n")
             cut = len(raw) if ends or len(raw) < PIECE else _cut(raw)
             piece, rest = raw[:cut].removesuffix(b"\n").removesuffix(b"\r"), raw[cut:]
             text = piece.decode(errors="replace")
-            self.replaced += text.count("\ufffd") - piece.count("\ufffd".encode())
+            self.replaced += text.count(UNKNOWN) - piece.count(UNKNOWN.encode())
             yield text, begins
-            begins = ends
+            raw, begins = rest + read(PIECE - len(rest)), ends
+
+
+def _without_mark(read: Callable[[int], bytes]) -> bytes:
+    """The first piece of a text, without seeking: a pipe cannot."""
+    raw = read(PIECE)
+    if not raw.startswith(BOM_UTF8):
+        return raw
+    raw = raw.removeprefix(BOM_UTF8)
+    ends = raw.endswith(b"\n")
+    return raw if ends else raw + read(len(BOM_UTF8))
 
 
 def _cut(raw: bytes) -> int:
@@ -139,13 +166,23 @@ def _cut(raw: bytes) -> int:
     return cut - 1 if raw[cut - 1] >= 0xC0 else len(raw)
 
 
+def _size(path: Path) -> int | None:
+    """In bytes; None of a pipe, which is not opened before it is read."""
+    try:
+        if path.exists() and not path.is_file() and not path.is_dir():
+            return None
+        with path.open("rb"):
+            return path.stat().st_size
+    except OSError as error:
+        raise ReluctantError(f"expected a file of lines, got {path}: {error}") from error
+
+
 def _lines(path: Path) -> int:
     """How many there are; what is after the last line feed is one, too, unless it is empty."""
     count, last = 0, b"\n"
-    try:
-        with path.open("rb") as file:
-            while block := file.read(1 << 20):
-                count, last = count + block.count(b"\n"), block[-1:]
-    except OSError as error:
-        raise ReluctantError(f"expected a file of lines, got {path}: {error}") from error
+    with path.open("rb") as file:
+        block = file.read(_BLOCK).removeprefix(BOM_UTF8)
+        while block:
+            count, last = count + block.count(b"\n"), block[-1:]
+            block = file.read(_BLOCK)
     return count + (last != b"\n")

@@ -1,13 +1,16 @@
 """Models of transformers with their tokenizers, as inspection asks for them."""
 
-from collections.abc import Callable, Mapping, Sequence
+import copy
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 import reluctant
 from reluctant.errors import ReluctantError
+from reluctant.lab.inspect.head import embeddings, last_of, weight_of
 from reluctant.lab.inspect.subject import MOST, Batch, Item, Subject
 from reluctant.lab.inspect.words import Words
 from reluctant.surgery.swap import head_seat_of
@@ -25,14 +28,16 @@ class Tokenized(Subject):
         self.words = Words.of_tokenizer(tokenizer)
         config: Any = getattr(model, "config", None)
         pads = getattr(config, "pad_token_id", None), getattr(tokenizer, "pad_token_id", None)
-        self.pad = next((id for id in pads if isinstance(id, int) and id >= 0), 0)
+        # an id that was added to the tokenizer alone has no row in the model's table
+        rows: int = getattr(embeddings(model, "input"), "num_embeddings", 2**31)
+        self.pad = next((id for id in pads if isinstance(id, int) and 0 <= id < rows), 0)
         self.longest = min(MOST, int(tokenizer.model_max_length), _room(model))
         self._begin, self._end = _around(self._ids)
         if self.longest <= len(self._begin) + len(self._end):
             raise ReluctantError(
                 f"expected a model with room for a token, {name} has {self.longest} positions"
             )
-        self.vocabulary, self.head = _vocabulary(model, len(tokenizer)), _head(model)
+        self.vocabulary, self.head = _vocabulary(model, len(tokenizer)), weight_of(model)
 
     def _ids(self, text: str, special: bool) -> list[int]:
         try:
@@ -50,9 +55,12 @@ class Tokenized(Subject):
         pieces = self.cut(self._ids(text, False), max(room, 1))
         return [[*self._begin, *piece, *self._end] for piece in pieces]
 
+    def bare(self, ids: list[int]) -> list[int]:
+        return ids[len(self._begin) : len(ids) - len(self._end)]
+
     def output(self, model: nn.Module, batch: Batch) -> Tensor:
         if not self.speaks:
-            return _last(self.forward(model, batch))
+            return last_of(self.forward(model, batch))
         result: Any = self.complete(model, batch)
         logits: Tensor = result.logits
         return logits
@@ -104,6 +112,8 @@ class TwoStacks(Tokenized):
         tokenizer: Any,
         languages: tuple[str | None, str | None] = (None, None),
     ) -> None:
+        if hasattr(tokenizer, "src_lang"):  # the user's own stays set to its languages
+            tokenizer = copy.deepcopy(tokenizer)
         prefix, self._forced = spoken(model, tokenizer, *languages)
         super().__init__(name, model, tokenizer)
         self._begin += self._ids(prefix, False) if prefix else []
@@ -124,9 +134,17 @@ class TwoStacks(Tokenized):
         self.answers_itself = self.speaks and not self._untold
 
     def given(self, text: str) -> list[int]:
-        found = self._tokenizer(text_target=text, verbose=False)["input_ids"]
-        ids = [self._start, *found]
-        while len(ids) > 1 and ids[-1] in self._ends:
+        labels = list(self._tokenizer(text_target=text, verbose=False)["input_ids"])
+        ends = self._ends or self._end
+        if not any(id in ends for id in labels):
+            labels += ends[:1]
+        model: Any = self.model
+        shift = getattr(model, "prepare_decoder_input_ids_from_labels", None)
+        if shift is not None and model.config.pad_token_id is not None and ends:
+            ids: list[int] = shift(torch.tensor([labels]))[0].tolist()  # as it was trained
+            return ids[: self.longest]
+        ids = [self._start, *labels]
+        while len(ids) > 1 and ids[-1] in ends:
             ids.pop()
         return ids[: self.longest]
 
@@ -152,7 +170,8 @@ class TwoStacks(Tokenized):
                 "--target-lang, or give --target"
             )
         batch = Batch([Item(ids) for ids in sources], ("encoder",), self.pad)
-        limits = [min(most or len(ids) + _MORE, _room(self.model) - 1) for ids in sources]
+        # with its begin an answer is a sequence, too
+        limits = [min(most or len(ids) + _MORE, self.longest - 1) for ids in sources]
         options: dict[str, Any] = {"do_sample": False, "num_beams": 1}
         if self._forced is not None:
             options["forced_bos_token_id"] = self._forced
@@ -181,19 +200,6 @@ class TwoStacks(Tokenized):
         return str(self._tokenizer.decode(list(ids), skip_special_tokens=True)).strip()
 
 
-def _last(result: Any) -> Tensor:
-    """The last hidden state of what a model returns, or the first tensor in it."""
-    if isinstance(result, Mapping):
-        if result.get("last_hidden_state") is not None:
-            return result["last_hidden_state"]  # type: ignore[no-any-return]
-        result = list(result.values())
-    while not isinstance(result, Tensor):
-        if not isinstance(result, tuple | list) or not result:
-            raise ReluctantError(f"expected a model that returns tensors, got {type(result)}")
-        result = result[0]
-    return result
-
-
 def _around(ids: Callable[[str, bool], list[int]]) -> tuple[list[int], list[int]]:
     """The special tokens before a text and after it."""
     bare, full = ids("a", False), ids("a", True)
@@ -220,16 +226,6 @@ def _vocabulary(model: nn.Module, least: int) -> int:
     """How many ids may come."""
     sizes = [m.num_embeddings for m in model.modules() if isinstance(m, nn.Embedding)]
     return max([least, *sizes])
-
-
-def _head(model: nn.Module) -> Tensor | None:
-    ask = getattr(model, "get_output_embeddings", None)
-    try:
-        head = ask() if callable(ask) else None
-    except Exception:  # models that have none may raise anything
-        return None
-    weight = getattr(head, "weight", None)
-    return weight.detach() if isinstance(weight, Tensor) and weight.dim() == 2 else None
 
 
 def _only_decodes(model: nn.Module) -> bool:

@@ -1,6 +1,6 @@
 """One token on its way up through a layer and down again, with its real numbers."""
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 
 from reluctant.lab.inspect.of_sentence import Walk, WalkNeuron
 from reluctant.lab.inspect.sentences import Look, norms
@@ -9,14 +9,16 @@ from reluctant.lab.watch import Watch
 MOST = 64  # neurons that are told of
 
 
-def walk(looks: Sequence[Look]) -> Walk | None:
+def walk(looks: Sequence[Look], told: Collection[str]) -> Walk | None:
     """Of the first sentence the token in its middle, in the first layer that has exact zeros, or in
     the first one if none has. None where no layer is called token by token.
+
+    told: the names of the layers that may be taken.
     """
     if not looks:
         return None
     look = looks[0]
-    there = [watch for watch in look.layers.watches if look.first(watch) is not None]
+    there = [watch for watch in look.layers.watches if watch.name in told and look.first(watch)]
     there.sort(key=lambda watch: not watch.exact_zeros)  # stable
     return _through(look, there[0]) if there else None
 
