@@ -16,6 +16,7 @@ APART = (
     "models"
 )
 _ALIKE = 0.99  # cosine
+_ASKS = {"input": "get_input_embeddings", "output": "get_output_embeddings"}
 
 
 def weight_of(model: nn.Module) -> Tensor | None:
@@ -67,7 +68,7 @@ def last_of(result: Any) -> Tensor:
 
 def embeddings(model: nn.Module, side: str) -> nn.Module | None:
     """What a model says it has at its "input" or its "output"; None: it does not say."""
-    ask = getattr(model, f"get_{side}_embeddings", None)
+    ask = getattr(model, _ASKS[side], None)
     try:
         found = ask() if callable(ask) else None
     except Exception:  # models that have none may raise anything
