@@ -1,6 +1,7 @@
 """Every number of `reluctant inspect` against loops over tokens and neurons in float64."""
 
 import copy
+import io
 import math
 import operator
 from functools import cache
@@ -8,11 +9,13 @@ from itertools import pairwise
 
 import pytest
 import torch
+from rich.console import Console
 from torch import Tensor
 
 from inspected import LINES, MAKERS, ROOM, Calls, Tried, calls, near
 from reluctant.lab.inspect import Record, inspect
 from reluctant.lab.inspect.of_layer import Layer, Neuron
+from reluctant.lab.inspect.table import show
 from reluctant.lab.residual import EITHER
 
 pytestmark = pytest.mark.usefixtures("one_thread", "briefly")
@@ -399,6 +402,10 @@ def test_what_is_not_finite_is_not_known() -> None:
             assert neuron.contexts == [] or neuron.contexts[0].value == near(float(best))
     told = record.to_json()["layers"][0]
     assert told["neurons_for_90"] is told["neurons"][0]["norm_share"] is None
+    shown = io.StringIO()
+    show(record, Console(file=shown, width=200))
+    assert "an unknown part of what is added" in shown.getvalue()
+    assert "nan%" not in shown.getvalue()
 
 
 def test_large_numbers_are_numbers() -> None:

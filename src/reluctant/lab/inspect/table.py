@@ -1,6 +1,7 @@
 """A record for people: layers beside each other, and some of their neurons."""
 
 from collections.abc import Iterator
+from math import isnan
 
 from rich import box
 from rich.bar import Bar
@@ -129,7 +130,8 @@ def _some(layers: list[Layer]) -> list[Layer]:
 def _neurons(layer: Layer) -> Text:
     text = _text(f"Neurons of {layer.name} that add most\n", "italic")
     for neuron in layer.neurons[:_NEURONS]:
-        use = f"{neuron.use:.1%} of tokens, {neuron.norm_share:.1%} of what is added"
+        share = "an unknown part" if isnan(neuron.norm_share) else f"{neuron.norm_share:.1%}"
+        use = f"{neuron.use:.1%} of tokens, {share} of what is added"
         text += _text(f"  {neuron.index}: {use}\n", "bold")
         for line in _of_neuron(neuron):
             text += Text("      ") + line + Text("\n")

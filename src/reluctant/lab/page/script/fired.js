@@ -55,7 +55,7 @@ export function firedTable(walk, layer, follow) {
   );
 }
 
-// Of a table of neurons: what each fires on and, where it is known, what its value speaks for.
+// Of a table of neurons: what each fires on and, where it is known, what its value promotes.
 export function wordColumns(layer) {
   const text = (words) => words.map(([word]) => word.textContent).join(" ");
   const column = (title, words) => ({

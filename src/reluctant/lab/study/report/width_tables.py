@@ -78,9 +78,9 @@ def all_table(results: Results) -> dict[str, Any]:
 def pass_table(results: Results) -> dict[str, Any]:
     """What passes through the models, trained and before."""
     first, rows = results.any("passes"), []
+    models: dict[str, Any] = first["models"] if first else {}
     shapes = {ratio_name(r, "middle"): equal.label(r) for r in results.plan.ratios}
-    for name in first["models"] if first else ():
-        found = first["models"][name] if first else {}
+    for name, found in models.items():
         named = shapes.get(name, NAMES.get(name, name))
         for state, words in (("trained", two("yes", "是")), ("untrained", two("no", "否"))):
             whats = ("density", "distinct", "distinct_x", "rank_x", "rank_h", "rank_y")
