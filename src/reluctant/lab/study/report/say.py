@@ -1,5 +1,6 @@
 """Words in two languages, and sentences about figures."""
 
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
@@ -7,11 +8,17 @@ from reluctant.lab.study.report.figures import Figure, less, sign
 
 Two = dict[str, str]
 MISSING = "–"
+_LATIN, _HAN = "[A-Za-z0-9]", r"[\u4e00-\u9fff]"
+_BORDER = re.compile(f"(?<={_LATIN})(?={_HAN})|(?<={_HAN})(?={_LATIN})")
 
 
 def two(en: str, zh: str) -> Two:
-    """A text in English and in Chinese."""
-    return {"en": en, "zh": zh}
+    """A text in English and in Chinese, there with a space between Latin and Chinese letters.
+
+    >>> two("the loss with GELU", "GELU的损失")["zh"]
+    'GELU 的损失'
+    """
+    return {"en": en, "zh": _BORDER.sub(" ", zh)}
 
 
 def joined(parts: Iterable[Two | None]) -> Two:

@@ -37,9 +37,8 @@ def equal_table(results: Results) -> dict[str, Any]:
         first, loss = results.any(name), results.loss(name)
         if first is None:
             continue
-        shape = [first["d_model"], first["d_ff"], first["parameters"]]
         others = [cell(each.get(label)) for each in (time, engine, plain)]
-        rows.append([label, *shape, cell(loss), *others])
+        rows.append([label, *_shape(first), cell(loss), *others])
     columns = [
         RATIO,
         *SHAPE,
@@ -60,10 +59,8 @@ def all_table(results: Results) -> dict[str, Any]:
             first = results.any(name)
             if first is not None:
                 times = [timed(results, name, each) for each in ("engine_ms", "plain_ms", "step_s")]
-                shape = [first["d_model"], first["d_ff"], first["parameters"]]
-                rows.append(
-                    [equal.label(ratio), *shape, cell(results.loss(name)), *map(cell, times)]
-                )
+                cells = map(cell, [results.loss(name), *times])
+                rows.append([equal.label(ratio), *_shape(first), *cells])
     columns = [
         RATIO,
         *SHAPE,
@@ -132,6 +129,11 @@ def charts(results: Results) -> list[dict[str, Any]]:
     title = two("Share of active neurons by width", "激活神经元比例与宽度")
     found.append(chart(title, two("d_ff", "d_ff"), two("density", "密度"), density, log="xy"))
     return found
+
+
+def _shape(found: dict[str, Any]) -> list[int]:
+    """As SHAPE has it."""
+    return [found["d_model"], found["d_ff"], found["parameters"]]
 
 
 def _x(point: tuple[float, Figure | None]) -> float:
