@@ -94,7 +94,7 @@ lm: $(STAMP)
 families: $(STAMP)
 	$(BIN)/python -m tools.scan
 
-# The README's picture, about five minutes.
+# The picture of docs/figures.md, about five minutes.
 plot: $(STAMP)
 	$(BIN)/reluctant bench --plot docs/bench.svg
 

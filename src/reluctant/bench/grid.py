@@ -88,7 +88,7 @@ def real(states: tuple[str, ...] = ("cold",)) -> list[Cell]:
 
 
 def usual() -> list[Cell]:
-    """What `reluctant bench` measures: every claim of the README."""
+    """What `reluctant bench` measures: the layers of docs/figures.md."""
     tiny, small, middle, large, huge, gated = SHAPES
     cold, warm = (("cold",), ("warm",))
     return [

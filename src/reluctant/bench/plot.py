@@ -1,4 +1,4 @@
-"""The README's picture: speed-up against density, and cost against d_ff."""
+"""The picture of docs/figures.md: speed-up against density, and cost against d_ff."""
 
 import io
 import json

@@ -91,7 +91,7 @@ def bench(
 ) -> None:
     """Time layers beside torch eager and compiled, oneDNN, ONNX Runtime and OpenVINO.
 
-    Without options: every claim of the README. Options that choose what is measured are
+    Without options: the layers of docs/figures.md. Options that choose what is measured are
     multiplied with each other: all their combinations. Exit code 1 if an output is off by more than
     its dtype's rounding.
 
