@@ -1,4 +1,4 @@
-"""The second picture of docs/figures.md: tokens/s of a whole model, and what a projection's share can be.
+"""The second picture of docs/figures.md: tokens/s of a model, and what its projection's share is.
 
 reluctant bench --whole --model build/gemma --dtypes bfloat16 --peers none --json whole.json
 python -m tools.whole_plot whole.json docs/whole.svg
