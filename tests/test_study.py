@@ -5,7 +5,7 @@ import math
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -193,11 +193,13 @@ def test_a_smoke_run_has_figures_and_no_conclusions(whole: Path) -> None:
     keys = ["nonlinearity", "width", "residual", "combination", "applied"]
     assert [claim["key"] for claim in found["claims"]] == keys
     for claim in found["claims"]:
-        assert claim["found"]["en"].startswith("A smoke run")
+        assert claim["found"][0]["en"].startswith("A smoke run")
         assert claim["verdict"]["en"] == "No conclusion."
         assert claim["tables"]
         for part in ("title", "claim", "done", "literature", "limits"):
             assert all(claim[part][language] for language in ("en", "zh"))
+    assert all(row[1]["en"] == "No conclusion." for row in found["glance"]["rows"])
+    assert all(row[2] == MISSING for row in found["glance"]["rows"])
     json.dumps(found, allow_nan=False)
 
 
@@ -222,6 +224,10 @@ def times(value: Any, factor: float) -> Any:
     return [times(each, factor) for each in value] if isinstance(value, list) else value
 
 
+def english(texts: Sequence[Mapping[str, str]]) -> str:
+    return " ".join(each["en"] for each in texts)
+
+
 def set_loss(folder: Path, name: str, losses: Sequence[float | None]) -> None:
     for seed, loss in enumerate(losses, 1):
         file = folder / f"model-{name}-{seed}.json"
@@ -243,9 +249,13 @@ def test_conclusions_only_beyond_the_spread(
 ) -> None:
     set_loss(seeds, "base", [4.0, 4.1, 4.2])
     set_loss(seeds, "identity", identity)
-    claim = document(seeds)["claims"][0]
+    found = document(seeds)
+    claim, glance = found["claims"][0], found["glance"]["rows"][0]
     assert claim["verdict"]["en"].startswith(verdict)
-    assert said in claim["found"]["en"]
+    assert glance[1]["en"].startswith(verdict)
+    assert "ReLU (the base model) 4.100 (0.200)" in glance[2]["en"]
+    assert claim["found"][0] == glance[2]
+    assert said in english(claim["found"])
     row = next(row for row in claim["tables"][0]["rows"] if row[0]["en"].startswith("ReLU"))
     assert row[2] == {"mean": 4.1, "spread": 0.2, "values": [4.0, 4.1, 4.2]}
     more = claim["tables"][0]["rows"][1][3]
@@ -258,10 +268,11 @@ def test_without_all_pieces_there_is_no_verdict(seeds: Path) -> None:
     claim, other = found["claims"][0], found["claims"][2]
     there = len(list(seeds.glob("*.json")))
     assert there == 3 * len(pieces.pieces(TINY)) - 1
-    assert claim["found"]["en"].startswith("Not finished: ")
+    assert claim["found"][0]["en"].startswith("Not finished: ")
     assert claim["verdict"]["en"].endswith("No conclusion.")
+    assert found["glance"]["rows"][0][1] == claim["found"][0]
     assert claim["tables"][0]["rows"][1][3] == MISSING  # a difference of other seeds is none
-    assert "Not finished" not in other["found"]["en"]
+    assert "Not finished" not in english(other["found"])
 
 
 def test_what_diverged_has_no_figure_and_is_named(seeds: Path) -> None:
@@ -270,18 +281,18 @@ def test_what_diverged_has_no_figure_and_is_named(seeds: Path) -> None:
     value["result"] |= {"loss": None, "diverged": 17}
     file.write_text(json.dumps(value))
     claim = document(seeds)["claims"][2]
-    assert "Training diverged: no-residuals (seed 2, step 17)." in claim["found"]["en"]
+    assert "Training diverged: no-residuals (seed 2, step 17)." in english(claim["found"])
     assert claim["tables"][0]["rows"][2][2]["en"] == "diverged in 1 of 3"
 
 
 def test_every_part_of_a_full_document_is_said_in_both_languages(seeds: Path) -> None:
     for claim in document(seeds)["claims"]:
-        text = claim["found"]
+        said = {name: "".join(e[name] for e in claim["found"]) for name in ("en", "zh")}
         if claim["key"] != "combination":
             assert "Beside the literature: " in claim["verdict"]["en"]
-        assert len(text["en"]) > 200, claim["key"]
-        assert len(text["zh"]) > 80
-        assert text["en"].count("(") >= 3
+        assert len(said["en"]) > 200, claim["key"]
+        assert len(said["zh"]) > 80
+        assert said["en"].count("(") >= 3
         for chart in claim["charts"]:
             for series in chart["series"]:
                 assert all(p["low"] <= p["y"] * (1 + 1e-5) for p in series["points"])
@@ -294,7 +305,7 @@ def test_an_empty_folder_says_what_would_be_done(tmp_path: Path) -> None:
     found = document(tmp_path / "not there")
     assert (found["machine"], found["quick"]) == ("", False)
     assert [claim["verdict"]["en"] for claim in found["claims"]] == ["No conclusion."] * 5
-    assert found["claims"][0]["found"]["en"] == "Not run yet."
+    assert english(found["claims"][0]["found"]) == "Not run yet."
 
 
 def test_sign_goes_by_the_differences_of_the_seeds() -> None:

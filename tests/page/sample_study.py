@@ -53,12 +53,13 @@ def study(*, quick: bool = False) -> dict[str, Any]:
         ["ReLU", {"mean": 2.8, "spread": 0.02, "values": [2.78, 2.8, 2.82]}, 3],
         [both(SCRIPT), {"mean": 3.1, "spread": None, "values": [3.1]}, None],
     ]
-    texts = ("claim", "done", "found", "literature", "verdict", "limits")
+    texts = ("claim", "done", "literature", "verdict", "limits")
     claim = {
         "key": "nonlinearity",
         "title": both("Non-linearity"),
         **{key: both(f"The {key}.") for key in texts},
     }
+    claim["found"] = [both("The found."), both(SCRIPT)]
     claim |= {"commands": ["reluctant study nonlinearity"], "charts": charts}
     claim["tables"] = [
         {
@@ -73,12 +74,17 @@ def study(*, quick: bool = False) -> dict[str, Any]:
         "title": both("Width <b>"),
         "charts": [],
         "tables": [],
-        "found": both("One.\n\nTwo."),
+        "found": [both("One.\n\nTwo.")],
     }
     return {
         "format": 1,
         "machine": "a machine",
         "quick": quick,
         "seeds": [1, 2, 3],
+        "glance": {
+            "title": both("At a glance"),
+            "columns": [both("claim"), both("verdict"), both("figures")],
+            "rows": [[both("Width <b>"), both("Undecided."), both(SCRIPT)]],
+        },
         "claims": [claim, second],
     }

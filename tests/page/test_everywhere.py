@@ -57,8 +57,10 @@ def test_axe_finds_nothing(name: str, theme: str, chromium: Browser, pages: Path
 def test_a_study_shows_claims_tables_and_charts(chromium: Browser, pages: Path) -> None:
     chromium.open(pages / "study.html", "lang=en")
     assert "Non-linearity" in chromium.text("nav")
+    assert "Undecided." in chromium.text("#study-body table")
+    assert chromium.text("#claim-nonlinearity ul").startswith("The found.")
     section = chromium.text("#claim-nonlinearity")
-    for text in ("The claim.", "The verdict.", "2.800 ± 0.020", "reluctant study nonlinearity"):
+    for text in ("The claim.", "The verdict.", "2.800 (0.020)", "reluctant study nonlinearity"):
         assert text in section
     chromium.until("return document.querySelectorAll('.plot svg').length === 3")
     assert "equal parameters: from 2.444 to 3." in str(
@@ -75,3 +77,4 @@ def test_a_quick_study_draws_no_conclusion(chromium: Browser, pages: Path) -> No
     chromium.open(pages / "quick.html", "lang=en")
     assert "It supports no conclusion" in chromium.text(".quick")
     assert "The verdict." not in chromium.text("main")
+    assert "At a glance" not in chromium.text("main")

@@ -11,7 +11,7 @@ from reluctant.lab.page.render import check_installed, render
 
 LIMIT = 10_000_000  # bytes: what a phone still opens without a thought
 _INSPECTION = ("model", "text", "totals", "layers", "sentences", "walk")
-_STUDY = ("machine", "quick", "seeds", "claims")
+_STUDY = ("machine", "quick", "seeds", "glance", "claims")
 _CONTEXTS = 3  # of a neuron, on a page that would be too large
 _COMMON = 200  # tokens with the density of each, on such a page
 

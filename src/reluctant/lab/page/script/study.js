@@ -19,6 +19,12 @@ function part(word, text) {
   return body.length ? [el("h3", {}, t(word)), body] : [];
 }
 
+// One text, or a list of them.
+function list(word, texts) {
+  const body = texts.length > 1 ? el("ul", {}, texts.map((one) => el("li", {}, pick(one)))) : texts.map(paragraphs);
+  return texts.length ? [el("h3", {}, t(word)), body] : [];
+}
+
 function claimSection(claim, index) {
   const id = `claim-${claim.key}`;
   return el(
@@ -29,7 +35,7 @@ function claimSection(claim, index) {
     el("blockquote", {}, paragraphs(claim.claim)),
     study.quick ? null : el("div", { class: "verdict card" }, part("study.verdict", claim.verdict)),
     part("study.done", claim.done),
-    part("study.found", claim.found),
+    list("study.found", claim.found),
     el("div", { class: "charts pairs" }, (claim.charts ?? []).map((chart, at) => studyChart(chart, `${claim.key}-chart-${at + 1}`))),
     (claim.tables ?? []).map((one, at) => studyTable(one, `${claim.key}-${at + 1}`)),
     part("study.literature", claim.literature),
@@ -51,6 +57,7 @@ function draw() {
   fill(
     byId("study-body"),
     study.quick ? el("p", { class: "quick", role: "note" }, t("study.quick")) : null,
+    study.claims.length && !study.quick ? studyTable(study.glance, "glance") : null,
     study.claims.length ? study.claims.map(claimSection) : el("p", {}, t("study.empty")),
   );
   fill(

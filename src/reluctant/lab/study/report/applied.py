@@ -26,6 +26,7 @@ def write(results: Results) -> Claim:
     return Claim(
         key="applied",
         groups=["applied"],
+        figures=joined([_bits(results), losses.listed(results, LEARNED)]),
         found=[_positions(results), _attention(results), *losses.said(results, LEARNED)],
         verdict=joined([_position_verdict(results), _sharing_verdict(results)]),
         tables=[_position_table(results), losses.loss_table(results, TITLE, LEARNED)],
@@ -50,6 +51,16 @@ def _positions(results: Results) -> Two | None:
         f"they differ by {worst:.1e} of the largest output at most.",
         f"固定引擎路径时，{same[2]} 层中有 {same[0]} 层在位置互换后输出比特相同，"
         f"有 {same[1]} 层在逐个计算时比特相同；普通 torch 中至多相差最大输出的 {worst:.1e}。",
+    )
+
+
+def _bits(results: Results) -> Two | None:
+    bits = _all(results, "bits_permuted") + _all(results, "bits_alone")
+    if not bits:
+        return None
+    return two(
+        f"The same bits in {sum(bits):.0f} of {len(bits)} cases.",
+        f"{len(bits)} 例中有 {sum(bits):.0f} 例比特相同。",
     )
 
 

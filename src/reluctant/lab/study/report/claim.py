@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from reluctant.lab.study.report.figures import Results
-from reluctant.lab.study.report.say import Two, joined, two
+from reluctant.lab.study.report.say import MISSING, Two, joined, opening, two
 from reluctant.lab.study.report.texts import texts
 
 NOTHING = two("Not run yet.", "尚未运行。")
@@ -16,11 +16,13 @@ NO_VERDICT = two("No conclusion.", "不下结论。")
 class Claim:
     """key: as `--only` has it, and the name of its words. groups: of pieces, that it is made of.
 
-    found: sentences; None says nothing. verdict: whether the figures agree with the claim.
+    figures: the ones that decide, in a sentence. found: sentences; None says nothing. verdict:
+    whether the figures agree with the claim.
     """
 
     key: str
     groups: Sequence[str]
+    figures: Two | None
     found: Iterable[Two | None]
     verdict: Two
     tables: Sequence[dict[str, Any]]
@@ -30,21 +32,23 @@ class Claim:
         """As `document` has it; without conclusions where there can be none."""
         words, common = texts(self.key, results.plan), texts("common", results.plan)
         there, total = results.done(*self.groups)
-        found, verdict = joined([*self.found, _diverged(results, self.groups)]), self.verdict
+        found = [each for each in (*self.found, _diverged(results, self.groups)) if each]
+        verdict, decides = self.verdict, self.figures or MISSING
         if not there:
-            found, verdict = NOTHING, NO_VERDICT
+            found, verdict, decides = [NOTHING], NO_VERDICT, MISSING
         elif results.plan.quick:
-            found, verdict = common["smoke"], NO_VERDICT
+            found, verdict, decides = [common["smoke"]], NO_VERDICT, MISSING
         elif there < total:
             missing = two(
                 f"Not finished: {there} of {total} pieces are there.",
                 f"尚未完成：{total} 件中已有 {there} 件。",
             )
-            found, verdict = joined([missing, found]), joined([missing, NO_VERDICT])
+            found, verdict = [missing, *found], joined([missing, NO_VERDICT])
         return {
             "key": self.key,
             "title": words["title"],
             "claim": words["claim"],
+            "glance": [opening(verdict), decides],
             "done": joined([words["done"], common["sizes"]]),
             "found": found,
             "literature": words["literature"],

@@ -1,5 +1,6 @@
 """Claim 4 in words and tables."""
 
+from collections.abc import Sequence
 from typing import Any
 
 from reluctant.lab.study.combination import ALONE, NEURONS, TASKS, WHERE
@@ -45,6 +46,8 @@ COMPARED = (
     ("either", "output", "input"),
     ("both", "output", "input"),
 )
+# What the verdict is made of.
+DECIDE = ("input", "hidden", "random", "dense")
 HOW = {1: "above", 0: "same", -1: "below"}
 ACCURACY = two("accuracy", "准确率")
 CHANCE = two("by chance", "碰巧")
@@ -59,6 +62,7 @@ def write(results: Results) -> Claim:
     return Claim(
         key="combination",
         groups=["combination"],
+        figures=_told(results, "either", DECIDE),
         found=[*_probed(results), *_neurons(results)],
         verdict=_verdict(results),
         tables=[_alone_table(results), _probe_table(results), _neuron_table(results)],
@@ -80,17 +84,20 @@ def _alone(results: Results, task: str, where: str) -> Figure | None:
     return results.figure("probes", lambda r: r["alone"][where][task])
 
 
+def _told(results: Results, task: str, wheres: Sequence[str] = (*ALONE, *WHERE)) -> Two | None:
+    figures = {
+        where: (_alone if where in ALONE else _accuracy)(results, task, where) for where in wheres
+    }
+    lead = two(
+        f"Accuracy of '{NAMES[task]['en']}' ({TASKS[task]:g} by chance), of layers the mean over "
+        "all, from",
+        f"“{NAMES[task]['zh']}”的准确率（碰巧为 {TASKS[task]:g}；各层取平均），读自",
+    )
+    return listing(lead, [stated(NAMES[where], each) for where, each in figures.items()])
+
+
 def _probed(results: Results) -> list[Two | None]:
-    said: list[Two | None] = []
-    for task in ("both", "either"):
-        figures = {where: _alone(results, task, where) for where in ALONE}
-        figures |= {where: _accuracy(results, task, where) for where in WHERE}
-        lead = two(
-            f"Accuracy of '{NAMES[task]['en']}' ({TASKS[task]:g} by chance), of layers the mean "
-            "over all, from",
-            f"“{NAMES[task]['zh']}”的准确率（碰巧为 {TASKS[task]:g}；各层取平均），读自",
-        )
-        said.append(listing(lead, [stated(NAMES[w], each) for w, each in figures.items()]))
+    said = [_told(results, task) for task in ("both", "either")]
     for task, one, other in COMPARED:
         what = two(
             f"accuracy of '{NAMES[task]['en']}'",

@@ -6,6 +6,7 @@ from typing import Any
 from reluctant.errors import ReluctantError
 from reluctant.lab.study.report import applied, combination, nonlinearity, residual, width
 from reluctant.lab.study.report.figures import Results
+from reluctant.lab.study.report.say import table, two
 
 FORMAT = 1
 CLAIMS = (nonlinearity.write, width.write, residual.write, combination.write, applied.write)
@@ -14,10 +15,11 @@ CLAIMS = (nonlinearity.write, width.write, residual.write, combination.write, ap
 def document(folder: Path) -> dict[str, Any]:
     """What the results in a folder say, as JSON; of an empty or missing one, what would be done.
 
-    {"format", "machine", "quick", "seeds", "claims": [{"key", "title", "claim", "done", "found",
-    "literature", "verdict", "limits", "tables", "charts", "commands"}]}: texts are {"en", "zh"}; a
-    table's cell is a text, a number, or {"mean", "spread", "values"} over the seeds; a chart's
-    points have "x", "y", and the "low" and "high" of the seeds.
+    {"format", "machine", "quick", "seeds", "glance", "claims": [{"key", "title", "claim", "done",
+    "found", "literature", "verdict", "limits", "tables", "charts", "commands"}]}: texts are {"en",
+    "zh"}, "found" is a list of them; a table's cell is a text, a number, or {"mean", "spread",
+    "values"} over the seeds; a chart's points have "x", "y", and the "low" and "high" of the seeds.
+    "glance" is a table of all claims.
 
     Raises ReluctantError for files that are no results, or do not go together.
     """
@@ -35,5 +37,10 @@ def document(folder: Path) -> dict[str, Any]:
         "machine": ", ".join(machines),
         "quick": results.plan.quick,
         "seeds": list(results.plan.seeds),
+        "glance": table(
+            two("At a glance", "一览"),
+            [two("claim", "论断"), two("verdict", "结论"), two("figures", "数字")],
+            [[each["title"], *each.pop("glance")] for each in claims],
+        ),
         "claims": claims,
     }

@@ -60,10 +60,15 @@ def worse(results: Results, name: str, other: str) -> Figure | None:
     return more
 
 
+def listed(results: Results, names: Sequence[str]) -> Two | None:
+    """All of them in one sentence."""
+    parts = [stated(called(name), results.loss(name)) or _lost(results, name) for name in names]
+    return listing(LEAD, parts)
+
+
 def said(results: Results, names: Sequence[str], base: str = BASE) -> list[Two | None]:
     """All of them in one sentence, and each against the base model in one of its own."""
-    parts = [stated(called(name), results.loss(name)) or _lost(results, name) for name in names]
-    return [listing(LEAD, parts), *against_base(results, names, base)]
+    return [listed(results, names), *against_base(results, names, base)]
 
 
 def against_base(results: Results, names: Sequence[str], base: str = BASE) -> list[Two | None]:

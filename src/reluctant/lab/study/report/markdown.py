@@ -63,6 +63,9 @@ def rendered(document: Mapping[str, Any]) -> str:
         lines += ["There are no results yet.", ""]
     spread = texts("common", FULL)["spread"]
     lines += [spread["en"], "", spread["zh"], ""]
+    if document["claims"]:
+        glance = document["glance"]
+        lines += [*_table(glance, "en"), *_table(glance, "zh")]
     for claim in document["claims"]:
         lines += _claim(claim)
     return "\n".join(lines)
@@ -71,9 +74,9 @@ def rendered(document: Mapping[str, Any]) -> str:
 def _claim(claim: Mapping[str, Any]) -> list[str]:
     lines = [f"## {claim['title']['en']} / {claim['title']['zh']}", ""]
     for key, name, _ in PARTS:
-        lines += [f"**{name}.** {_plain(claim[key]['en'])}", ""]
+        lines += _part(f"**{name}.**", claim[key], "en")
     for key, _, name in PARTS:
-        lines += [f"**{name}**：{_plain(claim[key]['zh'])}", ""]
+        lines += _part(f"**{name}**：", claim[key], "zh")
     for table in claim["tables"]:
         lines += _table(table)
     for command in claim["commands"]:
@@ -81,10 +84,18 @@ def _claim(claim: Mapping[str, Any]) -> list[str]:
     return lines
 
 
-def _table(table: Mapping[str, Any]) -> list[str]:
-    heads = [column["en"] for column in table["columns"]]
-    rows = [[shown(cell) for cell in row] for row in table["rows"]]
-    title = f"{table['title']['en']} / {table['title']['zh']}"
+def _part(name: str, text: Any, language: str) -> list[str]:
+    """One text, or a list of them."""
+    if isinstance(text, list):
+        return [name, "", *(f"- {_plain(each[language])}" for each in text), ""]
+    return [f"{name} {_plain(text[language])}", ""]
+
+
+def _table(table: Mapping[str, Any], language: str = "") -> list[str]:
+    """language: of the title and of what is text; none: both titles, texts in English."""
+    heads = [column[language or "en"] for column in table["columns"]]
+    rows = [[shown(cell, language or "en") for cell in row] for row in table["rows"]]
+    title = table["title"][language] if language else " / ".join(table["title"].values())
     return [title, "", _row(heads), _row(["---"] * len(heads)), *map(_row, rows), ""]
 
 
@@ -92,14 +103,14 @@ def _row(cells: Sequence[str]) -> str:
     return "| " + " | ".join(_plain(cell).replace("|", "\\|") for cell in cells) + " |"
 
 
-def shown(cell: Any) -> str:
-    """A cell as people read it in English: a text, or the mean and in brackets the spread.
+def shown(cell: Any, language: str = "en") -> str:
+    """A cell as people read it: a text, or the mean and in brackets the spread.
 
     >>> shown({"mean": 3.14159, "spread": 0.02, "values": [3.13, 3.15]}), shown(478464), shown("–")
     ('3.142 (0.02)', '478,464', '–')
     """
     if isinstance(cell, Mapping) and "en" in cell:
-        return str(cell["en"])
+        return str(cell[language])
     if isinstance(cell, Mapping):
         spread = f" ({cell['spread']:.2g})" if len(cell["values"]) > 1 else ""
         return f"{cell['mean']:.4g}{spread}"

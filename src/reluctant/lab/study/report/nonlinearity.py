@@ -41,6 +41,7 @@ def write(results: Results) -> Claim:
     return Claim(
         key="nonlinearity",
         groups=["nonlinearity"],
+        figures=losses.listed(results, list(best.values())),
         found=[
             *losses.said(results, list(best.values()), best["base"]),
             _rates(results, best),

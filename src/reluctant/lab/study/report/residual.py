@@ -42,6 +42,7 @@ def write(results: Results) -> Claim:
     return Claim(
         key="residual",
         groups=["residual"],
+        figures=losses.listed(results, LEARNED),
         found=[
             *losses.said(results, LEARNED),
             *_frequencies(results),

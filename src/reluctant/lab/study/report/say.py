@@ -21,6 +21,16 @@ def two(en: str, zh: str) -> Two:
     return {"en": en, "zh": _BORDER.sub(" ", zh)}
 
 
+def opening(text: Two) -> Two:
+    """Its first sentence.
+
+    >>> opening(two("Agrees in part. And so on.", "部分一致。等等。"))
+    {'en': 'Agrees in part.', 'zh': '部分一致。'}
+    """
+    en, zh = text["en"].split(". ")[0], text["zh"].split("。")[0]
+    return two(f"{en.removesuffix('.')}.", f"{zh}。")
+
+
 def joined(parts: Iterable[Two | None]) -> Two:
     """One text of several; None says nothing."""
     there = [part for part in parts if part is not None]

@@ -14,18 +14,19 @@ from reluctant.lab.study.report.texts import texts
 
 
 def show(document: Mapping[str, Any], console: Console) -> None:
-    """What was found of each claim, its verdict and its tables; claims without results are left
-    out.
+    """All claims at a glance, then what was found of each, its verdict and its tables; claims
+    without results are left out.
     """
     if document["quick"]:
         console.print(texts("common", QUICK)["smoke"]["en"], style="yellow", markup=False)
+    console.print(_table(document["glance"]))
     for claim in document["claims"]:
         if not claim["tables"]:
             continue
         console.print(f"\n{claim['title']['en']}", style="bold", markup=False)
         if not document["quick"]:
-            for part in ("found", "verdict"):
-                console.print(claim[part]["en"], markup=False, highlight=False)
+            for each in (*claim["found"], claim["verdict"]):
+                console.print(each["en"], markup=False, highlight=False)
         for table in claim["tables"]:
             console.print(_table(table))
 
@@ -33,7 +34,9 @@ def show(document: Mapping[str, Any], console: Console) -> None:
 def _table(table: Mapping[str, Any]) -> Table:
     made = Table(title=escape(table["title"]["en"]), box=box.SIMPLE, pad_edge=False)
     for i, column in enumerate(table["columns"]):
-        made.add_column(escape(column["en"]), justify="right" if i else "left")
+        words = all(isinstance(row[i], Mapping) and "en" in row[i] for row in table["rows"])
+        left = i == 0 or words
+        made.add_column(escape(column["en"]), justify="left" if left else "right")
     for row in table["rows"]:
         made.add_row(*(escape(shown(cell)) for cell in row))
     return made

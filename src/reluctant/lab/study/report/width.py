@@ -13,6 +13,7 @@ from reluctant.lab.study.report.say import (
     joined,
     listing,
     lowest,
+    stated,
     two,
 )
 from reluctant.lab.study.report.texts import texts
@@ -35,6 +36,7 @@ def write(results: Results) -> Claim:
     return Claim(
         key="width",
         groups=["width", "timing"],
+        figures=_figures(results),
         found=[*_ratios(results), *_passes(results), *_others(results)],
         verdict=_verdict(results),
         tables=[
@@ -49,6 +51,14 @@ def write(results: Results) -> Claim:
 
 def _by_ratio(results: Results, size: str) -> dict[str, Figure | None]:
     return {equal.label(r): results.loss(ratio_name(r, size)) for r in results.plan.ratios}
+
+
+def _figures(results: Results) -> Two | None:
+    lead = two(
+        "Loss at equal parameters, by d_ff / d_model", "参数量相等时的损失（依 d_ff / d_model）"
+    )
+    by_ratio = _by_ratio(results, "middle")
+    return listing(lead, [stated(two(name, name), loss) for name, loss in by_ratio.items()])
 
 
 def _ratios(results: Results) -> list[Two | None]:
