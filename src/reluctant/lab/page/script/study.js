@@ -46,6 +46,14 @@ function claimSection(claim, index) {
   );
 }
 
+function glance() {
+  const rows = study.glance.rows.map(([, verdict, figures], index) => [
+    el("dt", {}, el("a", { href: `#claim-${study.claims[index].key}` }, pick(study.claims[index].title))),
+    el("dd", {}, el("strong", {}, pick(verdict)), " ", pick(figures)),
+  ]);
+  return el("section", { id: "glance", "aria-labelledby": "glance-title" }, el("h2", { id: "glance-title", tabindex: "-1" }, pick(study.glance.title)), el("dl", { class: "explain" }, rows));
+}
+
 function contents() {
   const links = study.claims.map((claim) => el("a", { href: `#claim-${claim.key}` }, pick(claim.title)));
   fill(byId("nav"), links);
@@ -57,7 +65,7 @@ function draw() {
   fill(
     byId("study-body"),
     study.quick ? el("p", { class: "quick", role: "note" }, t("study.quick")) : null,
-    study.claims.length && !study.quick ? studyTable(study.glance, "glance") : null,
+    study.claims.length && !study.quick ? glance() : null,
     study.claims.length ? study.claims.map(claimSection) : el("p", {}, t("study.empty")),
   );
   fill(

@@ -58,7 +58,8 @@ def _figures(results: Results) -> Two | None:
         "Loss at equal parameters, by d_ff / d_model", "参数量相等时的损失（依 d_ff / d_model）"
     )
     by_ratio = _by_ratio(results, "middle")
-    return listing(lead, [stated(two(name, name), loss) for name, loss in by_ratio.items()])
+    labels = {name: two(f"{name}:", f"{name}:") for name in by_ratio}
+    return listing(lead, [stated(labels[name], loss) for name, loss in by_ratio.items()])
 
 
 def _ratios(results: Results) -> list[Two | None]:
