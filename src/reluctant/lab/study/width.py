@@ -90,7 +90,10 @@ def _mean(layers: Sequence[Seen], of: Callable[[Seen], float]) -> float:
 
 
 def timing(bench: Bench, seed: int) -> dict[str, Any]:
-    """How long the models take, all in turns: wants a quiet machine.
+    """How long the models take, all in turns, on one thread: wants a quiet machine.
+
+    On two threads a time differs by a tenth from run to run, as pieces of such small layers are
+    handed over or not; on one by two or three per cent, and a token takes no longer.
 
     By model: "engine_ms" and "plain_ms": a token of greedy decoding, by the engine (a step is one
     program) and in plain torch: so many tokens of each of some sentences, one sentence after the
@@ -112,9 +115,14 @@ def timing(bench: Bench, seed: int) -> dict[str, Any]:
         found[name] = {"alike": sum(map(torch.equal, first, second)) / len(chosen)}
         calls[f"{name} engine_ms"] = partial(_decoding, with_engine, chosen, plan.longest)
         calls[f"{name} plain_ms"] = partial(_decoding, plain, chosen, plan.longest)
-    taken = _in_turns(bench, "decoding", calls)
     stepping = {name: _stepping(bench, name, seed) for name in names}
-    steps = _in_turns(bench, "training steps", stepping)
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        taken = _in_turns(bench, "decoding", calls)
+        steps = _in_turns(bench, "training steps", stepping)
+    finally:
+        torch.set_num_threads(threads)
     for name, each in found.items():
         for what in ("engine_ms", "plain_ms"):
             each[what] = 1e3 * taken[f"{name} {what}"] / (len(chosen) * plan.longest)

@@ -2,9 +2,8 @@
 
 import math
 from collections.abc import Mapping, Sequence
-from itertools import pairwise
 from statistics import linear_regression
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from reluctant.lab.study.catalogue import ratio_name
 from reluctant.lab.study.plan import SIZES
@@ -13,7 +12,7 @@ from reluctant.lab.study.report.figures import Figure, Results
 
 class Equal(NamedTuple):
     """time: that all have, in seconds of training or milliseconds a token; 0: not known. losses: by
-    the ratio's label; None for a ratio that no such time was had of.
+    the ratio's label; None: no figure.
     """
 
     time: float
@@ -27,20 +26,6 @@ def label(ratio: float) -> str:
     ('1/4', '16')
     """
     return f"1/{1 / ratio:g}" if ratio < 1 else f"{ratio:g}"
-
-
-def interpolated(x: float, xs: Sequence[float], ys: Sequence[float]) -> float | None:
-    """The value at x of the line through points, in any order; None outside of them.
-
-    >>> interpolated(2.0, [3.0, 1.0], [30.0, 10.0]), interpolated(4.0, [1.0, 3.0], [1.0, 3.0])
-    (20.0, None)
-    """
-    points = sorted(zip(xs, ys, strict=True))
-    for (left, low), (right, high) in pairwise(points):
-        if left <= x <= right:
-            share = (x - left) / (right - left) if right > left else 0.5
-            return low + share * (high - low)
-    return None
 
 
 def training(results: Results) -> Equal:
@@ -84,52 +69,56 @@ def learned(curve: Sequence[Mapping[str, float]], step: float) -> float:
 
 
 def decoding(results: Results, what: str) -> Equal:
-    """By ratio, the loss of a model that takes the time of a token which all ratios' models have
-    between them, interpolated over the logarithm of the time. what: "engine_ms" or "plain_ms".
+    """By ratio, the loss of the best of its models that take no longer for a token than a time: the
+    shortest in which every ratio has one. what: "engine_ms" or "plain_ms".
 
-    None for a ratio whose three models are all faster, or all slower, and for one that diverged;
-    if no time is common to all, it is the base model's. Each seed's losses are interpolated between
-    its own times, so that a figure's spread has theirs in it.
+    Nothing is interpolated between a ratio's sizes: as small as they are, their times do not go by
+    size alone. None for a ratio of which a model was not timed, or all in time have diverged.
     """
-    shapes = {r: [ratio_name(r, size) for size in SIZES] for r in results.plan.ratios}
-    times = {r: [_time(results, name, what) for name in names] for r, names in shapes.items()}
-    there = {r: [t for t in ts if t is not None] for r, ts in times.items() if None not in ts}
-    base = _time(results, ratio_name(4, "middle"), what)
-    if not there or base is None:
+    names = {r: [ratio_name(r, size) for size in SIZES] for r in results.plan.ratios}
+    times = {r: {name: _time(results, name, what) for name in of} for r, of in names.items()}
+    there = {r: {n: t for n, t in of.items() if t is not None} for r, of in times.items()}
+    whole = {r: of for r, of in there.items() if len(of) == len(SIZES)}
+    if not whole:
         return Equal(0.0, {})
-    fastest, slowest = max(min(ts) for ts in there.values()), min(max(ts) for ts in there.values())
-    common = math.sqrt(fastest * slowest) if fastest <= slowest else base
-    found: dict[str, Figure | None] = {label(ratio): None for ratio in shapes}
-    for ratio in there:
-        of_seed = results.by_seed("timing")
-        values = {
-            seed: _between(results, shapes[ratio], seed, of_seed[seed]["models"], what, common)
-            for seed in of_seed
-        }
-        found[label(ratio)] = _figure(values)
-    return Equal(common, found)
+    time = max(min(of.values()) for of in whole.values())
+    found: dict[str, Figure | None] = {label(ratio): None for ratio in names}
+    for ratio, of in whole.items():
+        losses = [results.loss(name) for name, each in of.items() if each <= time]
+        known = [loss for loss in losses if loss is not None]
+        found[label(ratio)] = min(known, key=lambda loss: loss.mean) if known else None
+    return Equal(time, found)
 
 
-def _between(
-    results: Results, names: Sequence[str], seed: int, times: Any, what: str, common: float
-) -> float | None:
-    """The loss at a time, of one seed's models of these names."""
-    models = [results.by_seed(name).get(seed) for name in names]
-    losses = [None if model is None else model["loss"] for model in models]
-    known = [loss for loss in losses if loss is not None]
-    if len(known) < len(names):
-        return None
-    logs = [math.log(times[name][what]) for name in names]
-    return interpolated(math.log(common), logs, known)
+class Timed(NamedTuple):
+    """A model by the label of its ratio and its size, with the time of its tokens in ms."""
+
+    ratio: str
+    size: str
+    time: float
+    loss: Figure
+
+
+def front(results: Results, what: str) -> list[Timed]:
+    """The models that no other beats: none that is as fast has as low a loss, by the means over the
+    seeds; the fastest first. what: as for `decoding`.
+    """
+    found = []
+    for ratio in results.plan.ratios:
+        for size in SIZES:
+            name = ratio_name(ratio, size)
+            time, loss = _time(results, name, what), results.loss(name)
+            if time is not None and loss is not None:
+                found.append(Timed(label(ratio), size, time, loss))
+    found.sort(key=lambda each: (each.time, each.loss.mean))
+    return [
+        each
+        for at, each in enumerate(found)
+        if all(each.loss.mean < faster.loss.mean for faster in found[:at])
+    ]
 
 
 def _time(results: Results, name: str, what: str) -> float | None:
     """The mean over the seeds: a time is the shape's, not the weights'."""
     figure = results.figure("timing", lambda r: r["models"].get(name, {}).get(what))
     return None if figure is None else figure.mean
-
-
-def _figure(values: Mapping[int, float | None]) -> Figure | None:
-    there = {seed: value for seed, value in values.items() if value is not None}
-    complete = there and len(there) == len(values)
-    return Figure(tuple(there.values()), tuple(there)) if complete else None

@@ -85,11 +85,27 @@ def _ratios(results: Results) -> list[Two | None]:
     ):
         token = equal.decoding(results, what)
         lead = two(
-            f"At equal time of a token {en} ({token.time:.2f} ms) the loss",
-            f"{zh}每词元时间相等（{token.time:.2f} 毫秒）时，损失",
+            f"With at most {token.time:.2f} ms a token {en}, the loss of a ratio's best model",
+            f"{zh}每词元至多 {token.time:.2f} 毫秒时，各比例最好模型的损失",
         )
-        said.append(lowest(token.losses, lead))
+        said += [lowest(token.losses, lead), _front(results, what, two(en, zh))]
     return [*said, _alike(results)]
+
+
+def _front(results: Results, what: str, how: Two) -> Two | None:
+    """The models that are worth their time."""
+    lead = two(
+        f"Models of which none is at once as fast {how['en']} and as good, by d_ff / d_model",
+        f"{how['zh']}，没有别的模型既同样快又同样好的有（依 d_ff / d_model）",
+    )
+    parts = []
+    for each in equal.front(results, what):
+        name = two(
+            f"{each.ratio} ({each.size}), {each.time:.2f} ms:",
+            f"{each.ratio}（{SIZE[each.size]['zh']}），{each.time:.2f} 毫秒：",
+        )
+        parts.append(stated(name, each.loss))
+    return listing(lead, parts)
 
 
 def _alike(results: Results) -> Two | None:
