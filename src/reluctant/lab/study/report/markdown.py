@@ -74,7 +74,7 @@ def rendered(document: Mapping[str, Any]) -> str:
 def _claim(claim: Mapping[str, Any]) -> list[str]:
     lines = [f"## {claim['title']['en']} / {claim['title']['zh']}", ""]
     for key, name, _ in PARTS:
-        lines += _part(f"**{name}.**", claim[key], "en")
+        lines += _part(f"**{name}.** ", claim[key], "en")
     for key, _, name in PARTS:
         lines += _part(f"**{name}**：", claim[key], "zh")
     for table in claim["tables"]:
@@ -87,8 +87,8 @@ def _claim(claim: Mapping[str, Any]) -> list[str]:
 def _part(name: str, text: Any, language: str) -> list[str]:
     """One text, or a list of them."""
     if isinstance(text, list):
-        return [name, "", *(f"- {_plain(each[language])}" for each in text), ""]
-    return [f"{name} {_plain(text[language])}", ""]
+        return [name.rstrip(), "", *(f"- {_plain(each[language])}" for each in text), ""]
+    return [name + _plain(text[language]), ""]
 
 
 def _table(table: Mapping[str, Any], language: str = "") -> list[str]:

@@ -198,7 +198,24 @@ def _verdict(results: Results) -> Two:
         f"先升者中最好的是 {equal.label(up[0])}：{up[1].text()}；先降者中最好的是 "
         f"{equal.label(down[0])}：{down[1].text()}。",
     )
-    return joined([said, which, _beside(results)])
+    return joined([said, which, *_far(results), _beside(results)])
+
+
+def _far(results: Results) -> list[Two | None]:
+    """Of going far up: the widest beside the narrowest, in loss and in what passes."""
+    ratios = results.plan.ratios
+    ends = [ratio_name(ratios[i], "middle") for i in (-1, 0)]
+    high, low = (
+        two(f"{RATIO['en']} = {equal.label(ratios[i])}", f"比例 {equal.label(ratios[i])}")
+        for i in (-1, 0)
+    )
+    wide, narrow = map(results.loss, ends)
+    more = [
+        sign(*(passed(results, end, "rank_h", state) for end in ends))
+        for state in ("trained", "untrained")
+    ]
+    holds = texts("width", results.plan)["holds-more"] if more == [1, 1] else None
+    return [compared(high, wide, low, narrow), holds]
 
 
 def _beside(results: Results) -> Two | None:
