@@ -18,7 +18,7 @@ PICTURES = {
     "inspect-zh.png": ("own.html", "lang=zh&step=4", "#walk", 1200, 860, "light"),
     "inspect-neurons.png": ("own.html", "lang=en", "#neurons", 1200, 860, "dark"),
     "inspect-phone.png": ("own.html", "lang=en&step=3", ".sentence", 390, 844, "dark"),
-    "study.png": ("study.html", "lang=en", ".claim", 1200, 860, "light"),
+    "study.png": ("study.html", "lang=en", "#study-title", 1200, 860, "light"),
 }
 
 

@@ -46,7 +46,7 @@ def study(*, quick: bool = False) -> dict[str, Any]:
     depth = [
         {"x": at, "y": 10.0**-at if at < 3 else 0.0, "low": 0.0, "high": 1.0} for at in range(4)
     ]
-    many = [{"name": f"model {at}", "points": depth} for at in range(7)]
+    many = [{"name": f"model {at}", "points": depth} for at in range(8)]
     axes = {"x": {"label": both("layers"), "log": False}, "y": {"label": both("r"), "log": True}}
     charts.append({"title": both("Rank by depth"), **axes, "series": many})
     rows = [

@@ -54,6 +54,13 @@ def test_ticks_are_labelled_and_apart(width: int, chromium: Browser, tmp_path: P
             assert here["right"] < there["left"], across
 
 
+def test_doublings_all_have_their_labels(chromium: Browser, pages: Path) -> None:
+    chromium.open(pages / "study.html", "lang=en", width=1280)
+    chromium.until("return document.querySelectorAll('.plot svg').length === 3")
+    labels = chromium.run(LABELS, ".chart:nth-child(1)")["x"]
+    assert [one["text"] for one in labels] == ["1", "2", "4", "8", "16", "32"]
+
+
 def test_many_layers_do_not_overrun_each_other(chromium: Browser, tmp_path: Path) -> None:
     write_inspection(record(layers=48, neurons=8), tmp_path / "many.html")
     chromium.open(tmp_path / "many.html", "lang=en", width=1280)

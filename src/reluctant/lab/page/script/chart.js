@@ -11,6 +11,7 @@ export const LOOKS = [
   { colour: "var(--c4)", symbol: "diamond" },
   { colour: "var(--c5)", symbol: "star" },
   { colour: "var(--c6)", symbol: "cross" },
+  { colour: "var(--c7)", symbol: "wye" },
 ];
 
 const drawn = new WeakMap();
@@ -80,13 +81,20 @@ function logTicks(values) {
   return [...new Set([low, Math.sqrt(low * high), high].map((mark) => Number(mark.toPrecision(2))))];
 }
 
+// Of a logarithmic axis the library shows some labels only (no 8): there we say each of them.
+function labels(axis, { type, ticks, tickFormat: text, label, labelArrow, tickSize, tickPadding }) {
+  return type === "log" && text ? axis(ticks, { text, label, labelArrow, tickSize, tickPadding }) : null;
+}
+
 // What all charts share with each other; marks and scales are the chart's own.
-export function plot(width, { x, y, ...options }) {
+export function plot(width, { x: across, y: up, marks, ...options }) {
+  const [x, y] = [{ tickSize: 4, ...across }, { tickSize: 0, tickPadding: 8, ...up }];
   return Plot.plot({
     width,
-    x: { tickSize: 4, ...x },
-    y: { tickSize: 0, tickPadding: 8, ...y },
-    marginTop: y.label ? 26 : 12,
+    x,
+    y,
+    marks: [labels(Plot.axisX, x), labels(Plot.axisY, y), ...marks],
+    marginTop: up.label ? 26 : 12,
     height: Math.round(Math.max(180, Math.min(260, width * 0.55))),
     marginLeft: 52,
     marginBottom: 44,
