@@ -64,7 +64,7 @@ pictures: report
 	$(BIN)/reluctant inspect kept/en-de --text $(REPORT)/own.txt --html $(REPORT)/own.html
 	$(BIN)/python -m tools.pictures $(REPORT) docs
 
-# What is missing of the full study, for 25 minutes; some four hours in all.
+# What is missing of the full study, for 25 minutes; some three and a half hours in all.
 study: $(STAMP)
 	test -e build/corpus/train || $(BIN)/python -m tools.corpus build/corpus
 	$(BIN)/reluctant study build/corpus/train --out docs/study --minutes 25

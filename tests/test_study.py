@@ -426,6 +426,13 @@ def test_losses_at_equal_times(seeds: Path) -> None:
     time, losses = equal.decoding(results, "plain_ms")
     assert time == 100.0
     assert values(losses) == {"1/4": (11.0, 12.0, 13.0), "4": (9.0, 10.0, 11.0)}
+    # in one seed the smallest of ratio 4 is as good as the fastest of all, and faster
+    assert equal.always(results, "engine_ms") == [("1/4", size) for size in plans.SIZES]
+    file = seeds / "measure-timing-3.json"
+    value = json.loads(file.read_text())
+    value["result"]["models"][names[4, 0]]["engine_ms"] = 0.5
+    file.write_text(json.dumps(value))
+    assert equal.always(Results(seeds), "engine_ms") == [("1/4", "middle"), ("1/4", "large")]
 
 
 def test_times_at_which_a_model_diverged_or_was_not_timed(seeds: Path) -> None:

@@ -336,6 +336,9 @@ def test_the_verdict_on_positions_goes_by_bits(bits: bool, begins: str, tmp_path
     said = " ".join(each["en"] for each in claim.found if each)
     assert "on a sentence of 15 tokens" in said
     assert "differs by 0.75 of the largest" in said
+    both = {"base": LOW, "shared": HIGH, "shared-encoder": ABOUT_LOW}
+    claim = sharing.write(results(tmp_path, both, positions=measured))
+    assert claim.verdict["en"].startswith("Agrees in part. " if bits else "Undecided. ")
 
 
 def test_frequencies_are_counted_on_the_training_side(text: Text) -> None:

@@ -304,7 +304,7 @@ def test_the_output_is_compared_with_the_input_as_both_are_as_long(tmp_path: Pat
     said = " ".join(each["en"] for each in claim["found"])
     assert (
         "With the output the accuracy of 'is exactly one of the two true' is lower than with the "
-        "input, by 0.200 (0.000)." in said
+        "input, by 0.2000 (0.0000)." in said
     )
     assert "accuracy of 'which of the four cases' is higher than with the input" in said
     assert [len(each["rows"]) for each in claim["tables"]] == [4, 8, 2]

@@ -63,7 +63,7 @@ def study(
 
     Each piece of it - a model that learns, or a measurement, of one seed - is written to --out
     when it is done, and not done again: Ctrl-C loses the one that goes on. All of it takes some
-    four hours of two cores.
+    three and a half hours of two cores.
     """
     with clean_exit(json):
         if html is not None:

@@ -1,10 +1,11 @@
 """How the layer is applied, in words and tables."""
 
+import math
 from typing import Any
 
 from reluctant.lab.study.report import losses
-from reluctant.lab.study.report.claim import Claim, verdict
-from reluctant.lab.study.report.figures import Figure, Results, sign
+from reluctant.lab.study.report.claim import NO_VERDICT, Claim
+from reluctant.lab.study.report.figures import Figure, Results, mean, sign
 from reluctant.lab.study.report.say import (
     NAMES,
     Two,
@@ -28,7 +29,7 @@ def write(results: Results) -> Claim:
         groups=["applied"],
         figures=joined([_bits(results), losses.listed(results, LEARNED)]),
         found=[_positions(results), _attention(results), *losses.said(results, LEARNED)],
-        verdict=joined([_position_verdict(results), _sharing_verdict(results)]),
+        verdict=_verdict(results),
         tables=[_position_table(results), losses.loss_table(results, TITLE, LEARNED)],
     )
 
@@ -69,23 +70,29 @@ def _attention(results: Results) -> Two | None:
     if not found:
         return None
     tokens, apart = found[0]["tokens"], min(min(each["alone"].values()) for each in found)
+    least = math.floor(100 * apart) / 100  # a bound is not rounded up
     return two(
         f"Attention, for comparison, on a sentence of {tokens} tokens: the output of some position "
-        f"alone differs by {apart:.2f} of the largest or more in every layer.",
+        f"alone differs by {least:.2f} of the largest or more in every layer.",
         f"作为对照，在一个 {tokens} 个词元的句子上，注意力层逐个位置计算时，"
-        f"每层都有输出至少相差最大输出的 {apart:.2f}。",
+        f"每层都有输出至少相差最大输出的 {least:.2f}。",
     )
 
 
-def _position_verdict(results: Results) -> Two:
+def _verdict(results: Results) -> Two:
+    """Of position by position, and of weights of one's own in each layer, against each of the ways
+    to share them: it agrees if all of these do.
+    """
+    words, base = texts("applied", results.plan), results.loss(LEARNED[0])
     bits = _all(results, "bits_permuted") + _all(results, "bits_alone")
-    words = texts("applied", results.plan)
-    how = (1 if all(bits) else -1) if bits else None
-    return verdict(how, words["bits"], words["no-bits"])
+    signs = [sign(results.loss(name), base) for name in LEARNED[1:]]
+    known = [each for each in (1 if all(bits) else -1, *signs) if each is not None]
+    positions = [losses.lead(mean(known)), words["bits" if all(bits) else "no-bits"]]
+    return joined([*(positions if bits else [NO_VERDICT]), *_sharing(results)])
 
 
-def _sharing_verdict(results: Results) -> Two:
-    """Of weights of one's own in each layer, against each of the ways to share them."""
+def _sharing(results: Results) -> list[Two | None]:
+    """A verdict on each way to share."""
     words = texts("applied", results.plan)
     said: list[Two | None] = []
     for name in LEARNED[1:]:
@@ -98,7 +105,7 @@ def _sharing_verdict(results: Results) -> Two:
         "参数量相等时，编码器共用一个宽层、解码器没有，效果更好"
         "（Pires 等，以 BLEU 计，模型大得多）",
     )
-    return joined([*said, beside([(pires, how, -1)])])
+    return [*said, beside([(pires, how, -1)])]
 
 
 def _position_table(results: Results) -> dict[str, Any]:

@@ -80,7 +80,7 @@ def said(results: Results) -> list[Two | None]:
             for case in ("without residual", "attention alone")
         )
         both = zip(names, early, strict=True)
-        parts.append(listing(lead, [stated(name, each, 4) for name, each in both]))
+        parts.append(listing(lead, [stated(name, each, 5) for name, each in both]))
     what = two(
         "decimal logarithm of this distance (the mean of the two)",
         "这一距离的常用对数（两处平均）",

@@ -104,7 +104,7 @@ def _probed(results: Results) -> list[Two | None]:
             f"“{NAMES[task]['zh']}”准确率",
         )
         a, b = _accuracy(results, task, one), _accuracy(results, task, other)
-        said.append(compared(NAMES[one], a, NAMES[other], b, what))
+        said.append(compared(NAMES[one], a, NAMES[other], b, what, 4))
     return said
 
 

@@ -99,17 +99,20 @@ class Timed(NamedTuple):
     loss: Figure
 
 
-def front(results: Results, what: str) -> list[Timed]:
-    """The models that no other beats: none that is as fast has as low a loss, by the means over the
-    seeds; the fastest first. what: as for `decoding`.
+def front(results: Results, what: str, seed: int | None = None) -> list[Timed]:
+    """The models that no other beats: none that is as fast has as low a loss; the fastest first.
+
+    what: as for `decoding`. seed: by its times and losses alone; None: by the means over all.
     """
     found = []
     for ratio in results.plan.ratios:
         for size in SIZES:
             name = ratio_name(ratio, size)
-            time, loss = _time(results, name, what), results.loss(name)
+            time, loss = _times(results, name, what), results.loss(name)
             if time is not None and loss is not None:
-                found.append(Timed(label(ratio), size, time, loss))
+                if seed is not None:
+                    time, loss = (each.only(seed) for each in (time, loss))
+                found.append(Timed(label(ratio), size, time.mean, loss))
     found.sort(key=lambda each: (each.time, each.loss.mean))
     return [
         each
@@ -118,7 +121,18 @@ def front(results: Results, what: str) -> list[Timed]:
     ]
 
 
+def always(results: Results, what: str) -> list[tuple[str, str]]:
+    """Ratio and size of the models at the front by the means, and in each seed by itself."""
+    fronts = [front(results, what, seed) for seed in (None, *results.by_seed("timing"))]
+    there = [{(each.ratio, each.size) for each in one} for one in fronts]
+    return [(e.ratio, e.size) for e in fronts[0] if all((e.ratio, e.size) in one for one in there)]
+
+
 def _time(results: Results, name: str, what: str) -> float | None:
     """The mean over the seeds: a time is the shape's, not the weights'."""
-    figure = results.figure("timing", lambda r: r["models"].get(name, {}).get(what))
+    figure = _times(results, name, what)
     return None if figure is None else figure.mean
+
+
+def _times(results: Results, name: str, what: str) -> Figure | None:
+    return results.figure("timing", lambda r: r["models"].get(name, {}).get(what))

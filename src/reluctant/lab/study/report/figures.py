@@ -45,6 +45,10 @@ class Figure:
         spread = f" ({number(self.spread, digits)})" if len(self.values) > 1 else ""
         return number(self.mean, digits) + spread
 
+    def only(self, seed: int) -> "Figure":
+        """Of one of the seeds alone."""
+        return Figure((self.values[self.seeds.index(seed)],), (seed,))
+
     def size(self) -> "Figure":
         """The same with the sign of its mean taken off: of a difference, how large it is."""
         return Figure(tuple(-x for x in self.values), self.seeds) if self.mean < 0 else self

@@ -106,14 +106,15 @@ def _row(cells: Sequence[str]) -> str:
 def shown(cell: Any, language: str = "en") -> str:
     """A cell as people read it: a text, or the mean and in brackets the spread.
 
-    >>> shown({"mean": 3.14159, "spread": 0.02, "values": [3.13, 3.15]}), shown(478464), shown("–")
-    ('3.142 (0.02)', '478,464', '–')
+    >>> shown({"mean": 3.14, "spread": 0.02, "values": [3.13, 3.15]}), shown(478464), shown("–")
+    ('3.14 (0.02)', '478,464', '–')
     """
     if isinstance(cell, Mapping) and "en" in cell:
         return str(cell[language])
     if isinstance(cell, Mapping):
-        spread = f" ({cell['spread']:.2g})" if len(cell["values"]) > 1 else ""
-        return f"{cell['mean']:.4g}{spread}"
+        values = cell["values"]  # the mean is already rounded, and would be so twice
+        spread = f" ({cell['spread']:.2g})" if len(values) > 1 else ""
+        return f"{sum(values) / len(values):.4g}{spread}"
     return (
         f"{cell:,}" if isinstance(cell, int) else f"{cell:.4g}" if isinstance(cell, float) else cell
     )

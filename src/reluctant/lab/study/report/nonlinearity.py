@@ -46,6 +46,7 @@ def write(results: Results) -> Claim:
             *losses.said(results, list(best.values()), best["base"]),
             _rates(results, best),
             *(_beside_part(results, best[name], best[part]) for name, part in CONTAINS),
+            *(_other_rate(results, best[name], best[part]) for name, part in CONTAINS[1:]),
             *_linear(results),
             *collapse.said(results),
         ],
@@ -127,6 +128,20 @@ def _beside_part(results: Results, name: str, part: str) -> Two | None:
         f"在每个种子上，{whole['zh']}的损失都高于{other['zh']}，高出 {by}，"
         "而前者只要令一部分权重为零就是后者：所缺的不是表达能力，而是训练没有找到。",
     )
+
+
+def _other_rate(results: Results, name: str, part: str) -> Two | None:
+    """The same two models at the learning rate that is better for neither."""
+    if name.endswith(HALF) != part.endswith(HALF):
+        return None
+    back = name.endswith(HALF)
+    rate = results.plan.lr if back else results.plan.lr / 2
+    said: list[Any] = []
+    for each in (name, part):
+        called = losses.called(each)
+        loss = results.loss(each.removesuffix(HALF) if back else each + HALF)
+        said += [two(f"{called['en']} at {rate:g}", f"{called['zh']}（学习率 {rate:g}）"), loss]
+    return compared(*said)
 
 
 def _linear(results: Results) -> list[Two | None]:

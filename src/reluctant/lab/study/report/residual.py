@@ -1,5 +1,6 @@
 """Claim 3 in words and tables."""
 
+from collections.abc import Sequence
 from typing import Any
 
 from reluctant.lab.study.report import losses
@@ -25,6 +26,7 @@ LEARNED = ("base", "no-residual", "no-residuals")
 TITLE = two("With and without the residual path", "有无残差连接")
 FREQUENCIES = two("Frequencies of tokens alone", "只看词元频率")
 ALWAYS = two("the frequencies of tokens alone", "只看词元频率")
+STACKS = {"encoder": "编码器", "decoder": "解码器"}
 MOVES = {
     ("left_out", "feed-forward"): two("a feed-forward layer left out", "去掉一个前馈层"),
     ("swapped", "feed-forward"): two(
@@ -78,25 +80,32 @@ def _loss_table(results: Results) -> dict[str, Any]:
 def _beside(results: Results) -> Two | None:
     last = results.plan.layers - 1
 
-    def missed(ends: bool) -> Figure | None:
-        """What it costs to leave a whole layer out, at the stacks' ends or between them."""
+    def missed(indices: Sequence[int]) -> Figure | None:
+        """What it costs to leave a whole layer out, one of these of either stack."""
         return results.figure(
             "moved",
             lambda r: mean(
                 [
                     e["change"]
                     for e in r["left_out"]
-                    if e["what"] == "layer" and (e["index"] in (0, last)) == ends
+                    if e["what"] == "layer" and e["index"] in indices
                 ]
             ),
         )
 
-    name = two(
-        "layers between are missed less than the first and the last (Sun et al., of much deeper "
-        "language models)",
-        "缺中间的层不如缺首尾层要紧（Sun 等，对象为深得多的语言模型）",
+    between = missed(range(1, last))
+    first = two(
+        "layers between are missed less than the first (Sun et al., of much deeper language "
+        "models)",
+        "缺中间的层不如缺首层要紧（Sun 等，对象为深得多的语言模型）",
     )
-    return beside([(name, sign(missed(False), missed(True)), -1)])
+    less_than_last = two("and less than the last (the same)", "也不如缺末层要紧（同上）")
+    return beside(
+        [
+            (first, sign(between, missed([0])), -1),
+            (less_than_last, sign(between, missed([last])), -1),
+        ]
+    )
 
 
 def _change(results: Results, how: str, what: str) -> Figure | None:
@@ -127,8 +136,9 @@ def _first(results: Results) -> Two | None:
         f"The feed-forward layer of {most[0]} layer {most[1]} (counted from 0) is missed the most: "
         f"{known[most].text()}; that of {least[0]} layer {least[1]} the least: "
         f"{known[least].text()}.",
-        f"缺了最要紧的前馈层在 {most[0]} 第 {most[1]} 层（从 0 数起）：{known[most].text()}；"
-        f"最不要紧的在 {least[0]} 第 {least[1]} 层：{known[least].text()}。",
+        f"去掉后损失上升最多的是{STACKS[most[0]]}第 {most[1]} 层（从 0 数起）的前馈层："
+        f"{known[most].text()}；最少的是{STACKS[least[0]]}第 {least[1]} 层："
+        f"{known[least].text()}。",
     )
 
 

@@ -70,7 +70,8 @@ def stated(name: Two, figure: Figure | None, digits: int = 3) -> Two | None:
     if figure is None:
         return None
     text = figure.text(digits)
-    return two(f"{name['en']} {text}", f"{name['zh']} {text}")
+    space = "" if name["zh"].endswith("：") else " "
+    return two(f"{name['en']} {text}", f"{name['zh']}{space}{text}")
 
 
 def listing(lead: Two, parts: Iterable[Two | None]) -> Two | None:
@@ -92,6 +93,7 @@ def compared(
     if how is None or difference is None:
         return None
     by = difference.size().text(digits)
+    name, other = (_set_off(each) for each in (name, other))
     if how == 0:
         return two(
             f"Between {name['en']} and {other['en']} the {what['en']} differs by {by}: within the "
@@ -103,6 +105,12 @@ def compared(
         f"With {name['en']} the {what['en']} is {en} than with {other['en']}, by {by}.",
         f"{name['zh']}的{what['zh']}比{other['zh']}{zh} {by}。",
     )
+
+
+def _set_off(name: Two) -> Two:
+    """A name that has a comma in it, so that it can stand in a sentence."""
+    en, zh = name["en"], name["zh"]
+    return two(f"{en}," if "," in en else en, f"“{zh}”" if "，" in zh else zh)
 
 
 def beside(items: Iterable[tuple[Two, int | None, int]]) -> Two | None:

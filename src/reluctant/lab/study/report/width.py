@@ -4,8 +4,9 @@ from reluctant.lab.study.catalogue import ACTIVATIONS, BASE, CAPACITY, ratio_nam
 from reluctant.lab.study.plan import SIZES
 from reluctant.lab.study.report import equal, losses
 from reluctant.lab.study.report.claim import NO_VERDICT, Claim, verdict
-from reluctant.lab.study.report.figures import Figure, Results, sign
+from reluctant.lab.study.report.figures import Figure, Results, less, sign
 from reluctant.lab.study.report.say import (
+    LOSS,
     NAMES,
     Two,
     beside,
@@ -58,8 +59,25 @@ def _figures(results: Results) -> Two | None:
         "Loss at equal parameters, by d_ff / d_model", "参数量相等时的损失（依 d_ff / d_model）"
     )
     by_ratio = _by_ratio(results, "middle")
-    labels = {name: two(f"{name}:", f"{name}:") for name in by_ratio}
-    return listing(lead, [stated(labels[name], loss) for name, loss in by_ratio.items()])
+    at = [stated(_at(r), by_ratio[equal.label(r)]) for r in results.plan.ratios]
+    (up, down) = _best(results)
+    if up is None or down is None:
+        return listing(lead, at)
+    difference = two(
+        f"The best above 1 ({equal.label(up[0])}) less the best below 1 ({equal.label(down[0])})",
+        f"大于 1 者中最好的（{equal.label(up[0])}）减小于 1 者中最好的（{equal.label(down[0])}）",
+    )
+    more = stated(LOSS, less(up[1], down[1]))
+    return joined([listing(lead, at), listing(difference, [more])])
+
+
+def _at(ratio: float) -> Two:
+    return two(f"{equal.label(ratio)}:", f"{equal.label(ratio)}：")
+
+
+def _when(ratio: float) -> Two:
+    label = equal.label(ratio)
+    return two(f"{RATIO['en']} = {label}", f"{RATIO['zh']} 为 {label} 时")
 
 
 def _ratios(results: Results) -> list[Two | None]:
@@ -85,27 +103,31 @@ def _ratios(results: Results) -> list[Two | None]:
     ):
         token = equal.decoding(results, what)
         lead = two(
-            f"With at most {token.time:.2f} ms a token {en}, the loss of a ratio's best model",
-            f"{zh}每词元至多 {token.time:.2f} 毫秒时，各比例最好模型的损失",
+            f"With at most {token.time:.3f} ms a token {en}, the loss of a ratio's best model",
+            f"{zh}每词元至多 {token.time:.3f} 毫秒时，各比例最好模型的损失",
         )
         said += [lowest(token.losses, lead), _front(results, what, two(en, zh))]
     return [*said, _alike(results)]
 
 
 def _front(results: Results, what: str, how: Two) -> Two | None:
-    """The models that are worth their time."""
+    """The models that are worth their time, and which of them are so in every seed."""
     lead = two(
-        f"Models of which none is at once as fast {how['en']} and as good, by d_ff / d_model",
-        f"{how['zh']}，没有别的模型既同样快又同样好的有（依 d_ff / d_model）",
+        f"Models that no other equals or beats in both time {how['en']} and loss, "
+        "by d_ff / d_model",
+        f"{how['zh']}时，没有其他模型在时间和损失上都不逊于它的模型（依 d_ff / d_model）",
     )
-    parts = []
+    parts, always = [], equal.always(results, what)
     for each in equal.front(results, what):
         name = two(
-            f"{each.ratio} ({each.size}), {each.time:.2f} ms:",
-            f"{each.ratio}（{SIZE[each.size]['zh']}），{each.time:.2f} 毫秒：",
+            f"{each.ratio} ({each.size}), {each.time:.3f} ms:",
+            f"{each.ratio}（{SIZE[each.size]['zh']}），{each.time:.3f} 毫秒：",
         )
         parts.append(stated(name, each.loss))
-    return listing(lead, parts)
+    en = ", ".join(f"{ratio} ({size})" for ratio, size in always) or "none"
+    zh = "、".join(f"{ratio}（{SIZE[size]['zh']}）" for ratio, size in always) or "无"
+    seeds = two(f"In every seed by itself: {en}.", f"单看每个种子都是如此的有：{zh}。")
+    return joined([listing(lead, parts), seeds]) if parts else None
 
 
 def _alike(results: Results) -> Two | None:
@@ -130,14 +152,16 @@ def _passes(results: Results) -> list[Two | None]:
         return []
     said: list[Two | None] = []
     for what, words in (
-        ("density", two("share of active neurons", "激活神经元比例")),
-        ("distinct", two("share of tokens with a set of their own", "拥有独特集合的词元比例")),
+        ("density", two("share of active neurons", "激活神经元占比")),
+        ("distinct", two("share of tokens with a set of their own", "拥有独特集合的词元占比")),
     ):
+        lead = two(words["en"].capitalize(), words["zh"])
+        each_ratio = [(r, passed(results, ratio_name(r, "middle"), what)) for r in ratios]
+        said.append(listing(lead, [stated(_at(r), figure) for r, figure in each_ratio]))
         low, high = (
             passed(results, ratio_name(r, "middle"), what) for r in (ratios[0], ratios[-1])
         )
-        names = [two(f"{RATIO['en']} = {equal.label(r)}", f"比例 {equal.label(r)}") for r in ratios]
-        said.append(compared(names[-1], high, names[0], low, words))
+        said.append(compared(_when(ratios[-1]), high, _when(ratios[0]), low, words))
     for what, words in (
         ("rank_h", two("effective rank between the two maps", "两次映射之间的有效秩")),
         ("rank_y", two("effective rank of the output", "输出的有效秩")),
@@ -163,8 +187,8 @@ def _of_most(results: Results, ratio: float, what: str) -> Two | None:
         return None
     most = first["d_ff"] if what == "rank_h" else min(first["d_ff"] + 1, first["d_model"])
     return two(
-        f"{equal.label(ratio)} {figure.text(1)} of {most}",
-        f"{equal.label(ratio)} 为 {figure.text(1)}（至多 {most}）",
+        f"{equal.label(ratio)}: {figure.text(2)} of {most}",
+        f"{equal.label(ratio)} 为 {figure.text(2)}（至多 {most}）",
     )
 
 
@@ -176,8 +200,8 @@ def _others(results: Results) -> list[Two | None]:
     return said + losses.against_base(results, OTHERS)
 
 
-def _verdict(results: Results) -> Two:
-    """Of going up at all: the best of the ratios above one against the best of those below."""
+def _best(results: Results) -> list[tuple[float, Figure] | None]:
+    """The best of the ratios above one, and of those below; None where one has no loss."""
     best: list[tuple[float, Figure] | None] = []
     for side in (
         [r for r in results.plan.ratios if r > 1],
@@ -187,7 +211,12 @@ def _verdict(results: Results) -> Two:
         there = [(r, figure) for r, figure in losses.items() if figure is not None]
         whole = there and len(there) == len(losses)
         best.append(min(there, key=lambda each: each[1].mean) if whole else None)
-    up, down = best
+    return best
+
+
+def _verdict(results: Results) -> Two:
+    """Of going up at all: the best that goes up first against the best that goes down first."""
+    up, down = _best(results)
     words = texts("width", results.plan)
     if up is None or down is None:
         return joined([NO_VERDICT, _beside(results)])
@@ -205,10 +234,7 @@ def _far(results: Results) -> list[Two | None]:
     """Of going far up: the widest beside the narrowest, in loss and in what passes."""
     ratios = results.plan.ratios
     ends = [ratio_name(ratios[i], "middle") for i in (-1, 0)]
-    high, low = (
-        two(f"{RATIO['en']} = {equal.label(ratios[i])}", f"比例 {equal.label(ratios[i])}")
-        for i in (-1, 0)
-    )
+    high, low = (_when(ratios[i]) for i in (-1, 0))
     wide, narrow = map(results.loss, ends)
     more = [
         sign(*(passed(results, end, "rank_h", state) for end in ends))

@@ -45,12 +45,12 @@ def equal_table(results: Results) -> dict[str, Any]:
         two("loss at equal parameters", "参数量相等时的损失"),
         two("at equal training time", "训练时间相等时"),
         two(
-            f"best within {engine.time:.2f} ms a token, engine",
-            f"每词元 {engine.time:.2f} 毫秒以内的最好者（引擎）",
+            f"best within {engine.time:.3f} ms a token, engine",
+            f"每词元 {engine.time:.3f} 毫秒以内的最好者（引擎）",
         ),
         two(
-            f"best within {plain.time:.2f} ms a token, plain torch",
-            f"每词元 {plain.time:.2f} 毫秒以内的最好者（普通 torch）",
+            f"best within {plain.time:.3f} ms a token, plain torch",
+            f"每词元 {plain.time:.3f} 毫秒以内的最好者（普通 torch）",
         ),
     ]
     return table(two("How wide", "升到多宽"), columns, rows)
