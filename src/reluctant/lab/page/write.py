@@ -76,7 +76,8 @@ def write_study(study: Mapping[str, Any], path: str | Path) -> None:
             the page would be above 10 MB.
 
     >>> from tempfile import TemporaryDirectory
-    >>> study = {"format": 1, "machine": "a laptop", "quick": True, "seeds": [1], "claims": []}
+    >>> study = {"format": 1, "machine": "a laptop", "quick": True, "seeds": [1]}
+    >>> study |= {"glance": {"title": "At a glance", "columns": [], "rows": []}, "claims": []}
     >>> with TemporaryDirectory() as folder:
     ...     write_study(study, Path(folder) / "study.html")
     """
