@@ -22,6 +22,7 @@ from reluctant.lab.study.plan import FULL, QUICK, Plan
 from reluctant.lab.study.report import equal, markdown, say, width
 from reluctant.lab.study.report.figures import Figure, Results, less, sign
 from reluctant.lab.study.report.say import MISSING
+from reluctant.lab.study.report.texts import texts
 from reluctant.lab.study.run import run
 from reluctant.lab.study.text import Text, read
 
@@ -380,6 +381,21 @@ def test_the_verdict_on_width(
     assert (said == "No conclusion.") == ("The best that goes up first" not in verdict["en"])
 
 
+@pytest.mark.parametrize(("state", "said"), [("trained", False), ("untrained", False), ("", True)])
+def test_what_comes_of_width_alone_is_said(
+    state: str, said: bool, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """If ranks grow with the width before training, too; not if in one state they do not."""
+
+    def rank(results: Results, name: str, what: str, of: str = "trained") -> Figure:
+        wide = name == "ratio-16-middle" and of != state
+        return Figure((9.0, 9.1, 9.2) if wide else (3.0, 3.1, 3.2), (1, 2, 3))
+
+    monkeypatch.setattr(width, "passed", rank)
+    found = [each["en"] for each in width._far(Results(tmp_path)) if each]
+    assert found == [texts("width", FULL)["holds-more"]["en"]] * said
+
+
 def test_losses_at_equal_times(seeds: Path) -> None:
     """Against the same by hand, with round numbers."""
     shapes = {(0.25, 0): 1.0, (0.25, 1): 2.0, (0.25, 2): 4.0, (4, 0): 2.0, (4, 1): 4.0, (4, 2): 8.0}
@@ -433,6 +449,9 @@ def test_losses_at_equal_times(seeds: Path) -> None:
     value["result"]["models"][names[4, 0]]["engine_ms"] = 0.5
     file.write_text(json.dumps(value))
     assert equal.always(Results(seeds), "engine_ms") == [("1/4", "middle"), ("1/4", "large")]
+    (seeds / f"model-{names[0.25, 2]}-2.json").unlink()  # timed, and its loss is not there
+    assert equal.always(Results(seeds), "engine_ms") == [("1/4", "middle")]
+    assert document(seeds)["glance"]["rows"][1][1]["en"].startswith("Not finished")
 
 
 def test_times_at_which_a_model_diverged_or_was_not_timed(seeds: Path) -> None:

@@ -92,8 +92,8 @@ def _mean(layers: Sequence[Seen], of: Callable[[Seen], float]) -> float:
 def timing(bench: Bench, seed: int) -> dict[str, Any]:
     """How long the models take, all in turns, on one thread: wants a quiet machine.
 
-    On two threads a time differs by a tenth from run to run, as pieces of such small layers are
-    handed over or not; on one by two or three per cent, and a token takes no longer.
+    On two threads pieces of such small layers are handed over or not, and times jump; on one they
+    differ by two or three per cent within a run, and a token takes no longer.
 
     By model: "engine_ms" and "plain_ms": a token of greedy decoding, by the engine (a step is one
     program) and in plain torch: so many tokens of each of some sentences, one sentence after the

@@ -47,8 +47,8 @@ function claimSection(claim, index) {
 }
 
 function glance() {
-  const rows = study.glance.rows.map(([, verdict, figures], index) => [
-    el("dt", {}, el("a", { href: `#claim-${study.claims[index].key}` }, pick(study.claims[index].title))),
+  const rows = study.glance.rows.map(([title, verdict, figures], index) => [
+    el("dt", {}, el("a", { href: `#claim-${study.claims[index].key}` }, pick(title))),
     el("dd", {}, el("strong", {}, pick(verdict)), " ", pick(figures)),
   ]);
   return el("section", { id: "glance", "aria-labelledby": "glance-title" }, el("h2", { id: "glance-title", tabindex: "-1" }, pick(study.glance.title)), el("dl", { class: "explain" }, rows));

@@ -109,9 +109,9 @@ def front(results: Results, what: str, seed: int | None = None) -> list[Timed]:
         for size in SIZES:
             name = ratio_name(ratio, size)
             time, loss = _times(results, name, what), results.loss(name)
+            if seed is not None:
+                time, loss = (each and each.only(seed) for each in (time, loss))
             if time is not None and loss is not None:
-                if seed is not None:
-                    time, loss = (each.only(seed) for each in (time, loss))
                 found.append(Timed(label(ratio), size, time.mean, loss))
     found.sort(key=lambda each: (each.time, each.loss.mean))
     return [

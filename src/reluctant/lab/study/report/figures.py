@@ -45,9 +45,10 @@ class Figure:
         spread = f" ({number(self.spread, digits)})" if len(self.values) > 1 else ""
         return number(self.mean, digits) + spread
 
-    def only(self, seed: int) -> "Figure":
-        """Of one of the seeds alone."""
-        return Figure((self.values[self.seeds.index(seed)],), (seed,))
+    def only(self, seed: int) -> "Figure | None":
+        """Of one of the seeds alone; None if it has no number."""
+        found = dict(zip(self.seeds, self.values, strict=True)).get(seed)
+        return None if found is None else Figure((found,), (seed,))
 
     def size(self) -> "Figure":
         """The same with the sign of its mean taken off: of a difference, how large it is."""

@@ -19,7 +19,8 @@ def show(document: Mapping[str, Any], console: Console) -> None:
     """
     if document["quick"]:
         console.print(texts("common", QUICK)["smoke"]["en"], style="yellow", markup=False)
-    console.print(_table(document["glance"]))
+    else:
+        console.print(_table(document["glance"]))
     for claim in document["claims"]:
         if not claim["tables"]:
             continue

@@ -60,7 +60,7 @@ def _figures(results: Results) -> Two | None:
     )
     by_ratio = _by_ratio(results, "middle")
     at = [stated(_at(r), by_ratio[equal.label(r)]) for r in results.plan.ratios]
-    (up, down) = _best(results)
+    up, down = _best(results)
     if up is None or down is None:
         return listing(lead, at)
     difference = two(
